@@ -1,0 +1,614 @@
+"""The recipe: a base model (stage 0), Stage I and Stage II of SCoRe, from top to bottom.
+
+    python train.py --stage 1                     base model and Stage I, on a laptop
+    python train.py --stage 2                     goes on to Stage II in the same run folder
+    torchrun --nproc_per_node 2 train.py …        the same over several processes
+
+A stage whose predecessor is missing in the run folder makes it first. Every stage can be killed at
+any moment: the same command goes on from the last checkpoint and ends with the same weights to the
+bit, because the random numbers of a step come from a seed that is a function of (seed, stage, step),
+and no generator outlives its step.
+
+What the paper compares with are settings of the same code, not forks of it:
+
+    single-turn RL          --stage 2 --start base --train_turns 1 --offline 0
+    naive multi-turn RL     --stage 2 --start base --alpha 0 --offline 0
+    SCoRe without Stage I   --stage 2 --start base
+    SCoRe without shaping   --stage 2 --alpha 0
+    two rounds of I and II  --stage 2 --rounds 2
+"""
+
+import argparse
+import dataclasses
+import io
+import json
+import os
+import random
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+import data
+import evaluate
+import rollout
+import score
+import verify
+from model import GPT, GPTConfig
+
+
+# ------------------------------------------------------------------ settings
+
+
+def setting(default, help, stages=""):
+    """A field of Settings. stages: those whose weights it changes; they remember it, and a run folder
+    that holds such a stage made with another value is refused."""
+    return field(default=default, metadata={"help": help, "stages": stages})
+
+
+@dataclass
+class Settings:
+    """Everything that can be set; each field is a flag. The defaults are the laptop run of the README."""
+
+    stage: int = setting(1, "last stage to run: 0 base model, 1 Stage I, 2 Stage II; earlier ones are made if missing")
+    run: str = setting("runs/default", "run folder: checkpoints, one JSON line a step, tables")
+    base: str = setting("", "stage 0 checkpoint to start from, instead of training one", "012")
+    task: str = setting("false-position", "the embedded task: " + ", ".join(data.TASKS), "012")
+    seed: int = setting(0, "seed of every random number", "012")
+    smoke: bool = setting(False, "every step once with tiny numbers, in runs/smoke: does it work here?", "012")
+    threads: int = setting(0, "CPU threads of each process; 0: the cores, shared among the processes of this machine")
+    # the laptop's model
+    n_layer: int = setting(3, "blocks of the GPT", "012")
+    n_embd: int = setting(96, "its width, a multiple of 4 heads", "012")
+    # stage 0
+    base_steps: int = setting(800, "stage 0: supervised steps", "012")
+    base_batch: int = setting(128, "stage 0: dialogues a step", "012")
+    base_lr: float = setting(0.02, "stage 0: peak learning rate of Muon (matrices); AdamW (the rest) takes a fifth", "012")
+    # both stages of RL
+    problems: int = setting(64, "problems a step, over all processes", "12")
+    attempts: int = setting(8, "K, first attempts a problem; leave-one-out needs 2", "12")
+    siblings: int = setting(1, "M, second attempts that share a first one and its cache", "12")
+    temperature: float = setting(1.0, "sampling temperature in training, and of the policy that is trained", "12")
+    beta1: float = setting(0.01, "β1, the weak KL to the base on every attempt (Table 5)", "12")
+    beta2: float = setting(0.1, "β2, the strict KL on the first attempt in Stage I (Table 5)", "12")
+    kl_target: float = setting(0.0, "adapt β2 so that the first attempt's KL stays near this many nats; 0: fixed β2", "12")
+    alpha: float = setting(10.0, "α of the bonus α·(r2 − r1) in Stage II (Table 5)", "2")
+    gamma: float = setting(0.0, "γ: 0 is the method; above it turn 1 is paid for turn 2, and collapses (Fig. 9)", "12")
+    baseline: str = setting("first", "turn 2's baseline: none, problem, siblings, first (score.advantages)", "12")
+    stage1_steps: int = setting(200, "Stage I: steps", "12")
+    stage2_steps: int = setting(400, "Stage II: steps", "2")
+    stage1_lr: float = setting(3e-4, "Stage I: Adam's learning rate", "12")
+    stage2_lr: float = setting(1e-4, "Stage II: Adam's learning rate", "2")
+    offline: float = setting(0.5, "Stage II: share of the problems whose first attempt comes from the base model", "2")
+    start: str = setting("stage1", "what Stage II starts from: stage1, or base (no Stage I)", "2")
+    train_turns: int = setting(2, "Stage II: 1 rewards the first attempt alone (single-turn RL)", "2")
+    rounds: int = setting(1, "rounds of Stage I and II, one behind the other (v1 of the paper)", "2")
+    average: float = setting(0.98, "decay of the running average of the weights, which is what a stage leaves; 0: none", "12")
+    keep: str = setting("best", "a stage leaves its best weights by training reward, or its last: best, last", "12")
+    # machinery
+    micro_batch: int = setting(64, "dialogues a forward pass; changes the memory, not the gradient")
+    save_every: int = setting(50, "steps between checkpoints, and the window of `keep best`", "12")
+    split: str = setting("val", "held-out problems of the tables: val, or test (once, at the very end)")
+    eval_problems: int = setting(1000, "how many of them")
+    eval_every: int = setting(0, "also evaluate every so many steps of RL, into the log; 0: before and after only")
+
+
+SMOKE = dict(
+    run="runs/smoke", base_steps=4, base_batch=16, problems=4, attempts=4, stage1_steps=4, stage2_steps=4,
+    save_every=2, eval_problems=20,
+)  # fmt: skip
+
+
+def parse(argv=None) -> Settings:
+    """Settings from the command line; a value that makes no sense ends the program with one line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    fields = dataclasses.fields(Settings)
+    for f in fields:
+        kind = dict(action="store_true") if f.type is bool else dict(type=f.type, default=None, metavar=f.type.__name__)
+        parser.add_argument(f"--{f.name}", help=f"{f.metadata['help']} (default: {f.default})", **kind)
+    args = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
+    s = Settings(**{**(SMOKE if args.get("smoke") else {}), **args})
+    choices = dict(stage=(0, 1, 2), task=tuple(data.TASKS), start=("stage1", "base"), keep=("best", "last"))
+    choices |= dict(split=("val", "test"), train_turns=(1, 2), baseline=("none", "problem", "siblings", "first"))
+    for name, allowed in choices.items():
+        if getattr(s, name) not in allowed:
+            parser.error(f"--{name} is {getattr(s, name)!r}, and must be one of {', '.join(map(str, allowed))}")
+    positive = "base_steps base_batch problems attempts siblings temperature stage1_steps stage2_steps rounds"
+    for name in (positive + " micro_batch save_every eval_problems n_layer n_embd base_lr stage1_lr stage2_lr").split():
+        if not getattr(s, name) > 0:
+            parser.error(f"--{name} is {getattr(s, name)}, and must be above 0")
+    for name in ("offline", "average", "gamma"):
+        if not 0 <= getattr(s, name) <= 1:
+            parser.error(f"--{name} is {getattr(s, name)}, and must lie between 0 and 1")
+    if s.baseline == "siblings" and s.siblings < 2:
+        parser.error("--baseline siblings needs --siblings 2 or more")
+    if s.n_embd % 8:
+        parser.error(f"--n_embd is {s.n_embd}, and must be a multiple of 8 (4 heads of even size)")
+    return s
+
+
+# ------------------------------------------------------------------ many processes
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def summed(x: torch.Tensor) -> torch.Tensor:
+    """The sum of a small tensor over all processes."""
+    if world() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def reduce_gradients(model) -> None:
+    """Sums every gradient over all processes, in one message, once a step.
+
+    A sum and not a mean: each loss is divided by the *global* number of answers, so that neither the
+    number of processes nor an uneven split of the tokens among them changes the gradient. This is
+    all that data parallelism needs; torch's DDP would average, and reduce every micro-batch.
+    """
+    if world() == 1:
+        return
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in grads])
+    dist.all_reduce(flat)
+    for g, part in zip(grads, flat.split([g.numel() for g in grads])):
+        g.copy_(part.view_as(g))
+
+
+# ------------------------------------------------------------------ checkpoints
+
+
+class UserError(Exception):
+    """Something the user can mend; its text is one line that says what and how."""
+
+
+def save(state: dict, path: Path) -> None:
+    """Writes to a temporary name and renames it: a file under its final name is always whole."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(buffer.getbuffer())
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); nothing was overwritten") from error
+
+
+def load(path: Path) -> dict:
+    """A checkpoint of `save`; UserError for a missing, damaged or foreign file."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except Exception as error:  # torch raises a dozen kinds for bytes that are no checkpoint; none is hidden
+        raise UserError(f"{path}: damaged, or not a checkpoint ({str(error).splitlines()[0][:80]}); remove it to make it anew") from error
+    if not isinstance(state, dict) or state.get("format") != "score-1":
+        raise UserError(f"{path}: not a checkpoint of this program; give another file, or remove it")
+    return state
+
+
+def remembered(s: Settings, stage: int) -> dict:
+    """The settings that a stage's weights depend on."""
+    return {f.name: getattr(s, f.name) for f in dataclasses.fields(s) if str(stage) in f.metadata["stages"]}
+
+
+def check_settings(state: dict, s: Settings, stage: int, path: Path) -> None:
+    """UserError where a checkpoint of this run folder was made with settings other than today's."""
+    for name, now in remembered(s, stage).items():
+        then = state["settings"].get(name)
+        if then != now:
+            raise UserError(f"{path}: made with --{name} {then}, and you ask for {now}; give it as it was, or another --run")
+
+
+def load_policy(path) -> tuple[GPT, dict]:
+    """A trained model and what its checkpoint says about it, for training and evaluation alike."""
+    state = load(Path(path))
+    model = GPT(GPTConfig(**state["config"]))
+    model.load_state_dict(state["model"])
+    return model, state
+
+
+def final_state(s: Settings, stage: int, model: GPT) -> dict:
+    return {
+        "format": "score-1",
+        "stage": stage,
+        "settings": remembered(s, stage) | {"task": s.task},
+        "config": dataclasses.asdict(model.config),
+        "model": {k: v.clone() for k, v in model.state_dict().items()},
+    }
+
+
+# ------------------------------------------------------------------ stage 0: a base model
+
+
+def base_batch(s: Settings, task, step: int):
+    """This process's share of step's dialogues: ids and turn (B, T), and the answer tokens of the whole batch."""
+    rng = random.Random(f"stage 0, {s.seed}, {step}")
+    rows = []
+    for problem in task.problems("train", s.base_batch, rng):
+        prompt, first, second = (task.encode(text) for text in (problem.prompt, *task.dialogue(problem, rng)))
+        first, second = first + [task.eos], second + [task.eos]
+        mask = [0] * len(prompt) + [1] * len(first) + [0] * len(task.instruction) + [2] * len(second)
+        rows.append((prompt + first + task.instruction + second, mask))
+    count = sum(sum(map(bool, mask)) for _, mask in rows)
+    ids, turn = zip(*rows[rank() :: world()])
+    return rollout.pad(ids), rollout.pad(turn), count
+
+
+def train_base(s: Settings, task, folder: Path) -> GPT:
+    """Next-token prediction on the corpus: people's answers, right and wrong, and what they said next."""
+    torch.manual_seed(s.seed)
+    heads = 4
+    model = GPT(
+        GPTConfig(
+            vocab_size=task.vocab, n_layer=s.n_layer, n_embd=s.n_embd, n_head=heads, n_kv_head=heads,
+            head_dim=s.n_embd // heads, n_ff=s.n_embd * 8 // 3 // 8 * 8,
+        )
+    )  # fmt: skip
+    # Muon for the matrices of the blocks: a third of the steps that AdamW takes to learn the arithmetic.
+    matrices = [p for name, p in model.named_parameters() if name.startswith("h.") and p.ndim == 2]
+    rest = [p for name, p in model.named_parameters() if not (name.startswith("h.") and p.ndim == 2)]
+    muon = torch.optim.Muon(matrices, lr=s.base_lr, weight_decay=0.01)
+    adamw = torch.optim.AdamW(rest, lr=s.base_lr / 5, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizers = {"muon": muon, "adamw": adamw}
+    peaks = {"muon": s.base_lr, "adamw": s.base_lr / 5}
+    partial = Partial(s, 0, "stage0", folder)
+    step = partial.resume(model, optimizers)
+
+    def one_step(step):
+        warm, decay = (step + 1) / 50, (1 - step / s.base_steps) / 0.6
+        for name, optimizer in optimizers.items():
+            optimizer.param_groups[0]["lr"] = peaks[name] * min(1.0, warm, decay)
+        ids, turn, count = base_batch(s, task, step)
+        total = 0.0
+        for i, t in zip(ids.split(s.micro_batch), turn.split(s.micro_batch)):
+            loss = score.supervised_loss(model, i, t, count)
+            loss.backward()
+            total += loss.item()
+        reduce_gradients(model)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad()
+        return {"loss": summed(torch.tensor(total)).item(), "tokens": count}
+
+    partial.loop(one_step, step, s.base_steps, lambda _: dict(model=model.state_dict()), optimizers)
+    return model
+
+
+# ------------------------------------------------------------------ Stage I and Stage II
+
+
+@dataclass
+class Batch:
+    """One step's dialogues with their rewards; N rows, in the order problem, attempt, sibling."""
+
+    rollouts: rollout.Rollouts
+    rewards: torch.Tensor  # (N, turns)
+    same: torch.Tensor  # (N,) whether the second answer equals the first
+    online: torch.Tensor  # (N,) whether the first answer is the policy's own
+
+
+def make_rollouts(s: Settings, task, policy, base, stage: int, step: int) -> Batch:
+    """Draws this process's share of a step's dialogues, and judges them."""
+    name = f"stage {stage}, {s.seed}, {step}"
+    problems = task.problems("train", s.problems, random.Random(name))
+    mine = range(rank(), s.problems, world())  # each process its own problems, and its own random numbers
+    generator = torch.Generator().manual_seed(random.Random(f"{name}, {rank()}").getrandbits(60))
+    prompts = [task.encode(problems[i].prompt) for i in mine]
+    sampling = dict(eos=task.eos, max_new=task.max_new, temperature=s.temperature, generator=generator)
+    # Offline first attempts: the base model's, for a share of the problems. They are part of the
+    # prompt of y2, and keep wrong first answers coming when the policy's own have become rare.
+    offline = [stage == 2 and i < round(s.offline * s.problems) for i in mine]
+    given = [None] * (len(prompts) * s.attempts)
+    if any(offline):
+        asked = [p for p, off in zip(prompts, offline) if off]
+        drawn = rollout.sample(base, asked, task.instruction, K=s.attempts, turns=1, **sampling)
+        answers = iter([a + [task.eos] * done for a, done in zip(drawn.answers(1), drawn.finished[:, 0].tolist())])
+        given = [next(answers) if off else None for off in offline for _ in range(s.attempts)]
+    rollouts = rollout.sample(
+        policy, prompts, task.instruction, K=s.attempts, M=s.siblings, given=given, **sampling
+    )
+    each = s.attempts * s.siblings
+    texts = [[task.decode(ids) for ids in rollouts.answers(i)] for i in (1, 2)]
+    rewards = [
+        [verify.reward(problems[mine[n // each]], text) if done else 0.0 for n, (text, done) in enumerate(zip(turn, finished))]
+        for turn, finished in zip(texts, rollouts.finished.T.tolist())
+    ]
+    same = torch.tensor([a == b for a, b in zip(*texts)])
+    online = ~torch.tensor(offline).repeat_interleave(each)
+    return Batch(rollouts, torch.tensor(rewards).T, same, online)
+
+
+def policy_step(s: Settings, policy, base, stage: int, batch: Batch, beta2: float) -> dict:
+    """The gradient of one batch, left in .grad and summed over processes; returns what to log."""
+    r, N = batch.rewards, len(batch.rewards)
+    shape = (N // (s.attempts * s.siblings), s.attempts, s.siblings)
+    alpha = s.alpha if stage == 2 else 0.0
+    returns = score.stage1_returns(r, s.gamma) if stage == 1 else score.stage2_returns(r, alpha, s.gamma)
+    A = score.advantages(returns, r, shape, s.baseline, alpha)
+    turn = batch.rollouts.turn
+    if stage == 2 and s.train_turns == 1:  # single-turn RL: the second answer is not trained at all
+        turn = turn * (turn == 1)
+    count = summed(torch.tensor([int((turn == i).any(1).sum()) for i in (1, 2)]))
+    stats = torch.zeros(6, dtype=torch.float64)
+    for rows in torch.arange(N).split(s.micro_batch):
+        ids, t = batch.rollouts.ids[rows], turn[rows]
+        logp, kl, entropy = score.answer_stats(policy, base, ids, t, s.temperature)
+        if stage == 1:
+            loss = score.stage1_loss(logp, kl, t, A[rows], s.beta1, beta2, count.tolist())
+        else:
+            loss = score.stage2_loss(logp, kl, t, A[rows], s.beta1, count.tolist())
+        loss.backward()
+        with torch.no_grad():
+            gap = (logp - batch.rollouts.logp[rows, 1:]).abs() * (t[:, 1:] > 0)
+            per_turn = [(kl * (t[:, 1:] == i)).sum() for i in (1, 2)]
+            stats += torch.stack([*per_turn, entropy.sum(), (t > 0).sum(), gap.sum(), loss]).double()
+    reduce_gradients(policy)
+    return step_log(batch, A, count, summed(stats), shape)
+
+
+def step_log(batch: Batch, A, count, stats, shape) -> dict:
+    """What the progress bar and the log show; means over all processes. Rewards are of the policy's
+    own first attempts where there are any, since that is what it would do alone."""
+    on, r = batch.online, batch.rewards
+    groups = A[:, 1].view(shape[0], -1)
+    tally = summed(
+        torch.tensor(
+            [
+                on.sum(), (~on).sum(), r[on, 0].sum(), r[on, 1].sum(), r[~on, 1].sum(), (~batch.same[on]).sum(),
+                (~batch.rollouts.finished).sum(), len(r), (groups.abs().amax(1) > 0).sum(), shape[0],
+            ],
+            dtype=torch.float64,
+        )
+    ).tolist()  # fmt: skip
+    online, offline, r1, r2, r2_off, changed, cut, N, signal_groups, n_groups = tally
+    kl1, kl2, entropy, tokens, gap, _ = stats.tolist()
+    return {
+        "r1": r1 / max(online, 1),
+        "r2": r2 / max(online, 1),
+        "delta": (r2 - r1) / max(online, 1),
+        "r2_offline": r2_off / offline if offline else None,
+        "kl1": kl1 / max(count[0].item(), 1),
+        "kl2": kl2 / max(count[1].item(), 1),
+        "entropy": entropy / tokens,
+        "changed": changed / max(online, 1),
+        "truncated": cut / (2 * N),
+        "signal": signal_groups / n_groups,
+        "sampler_gap": gap / tokens,
+        "tokens": tokens,
+    }
+
+
+def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, folder: Path) -> GPT:
+    """Stage I or Stage II from `policy`, with `base` as π_ref in both. Returns the weights it leaves."""
+    steps, lr = (s.stage1_steps, s.stage1_lr) if stage == 1 else (s.stage2_steps, s.stage2_lr)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=lr, betas=(0.9, 0.95))
+    average = GPT(policy.config)
+    average.load_state_dict(policy.state_dict())
+    base.requires_grad_(False)
+    best = {"reward": float("-inf"), "model": None}
+    beta2 = {"value": s.beta2}
+    partial = Partial(s, stage, name, folder)
+    window = []
+
+    def state(whole_window):
+        if whole_window:  # the reward of the answers that were trained on, never a held-out one, and never Δ
+            reward = sum(window) / len(window)
+            window.clear()
+            if reward >= best["reward"] or s.keep == "last":
+                best.update(reward=reward, model={k: v.clone() for k, v in average.state_dict().items()})
+        return dict(model=policy.state_dict(), average=average.state_dict(), best=best, beta2=beta2, window=window)
+
+    step = partial.resume(policy, {"adam": optimizer})
+    if partial.state:
+        average.load_state_dict(partial.state["average"])
+        best.update(partial.state["best"])
+        beta2.update(partial.state["beta2"])
+        window.extend(partial.state["window"])
+
+    def one_step(step):
+        began = time.perf_counter()
+        batch = make_rollouts(s, task, policy, base, stage, step)
+        sampled = time.perf_counter()
+        log = policy_step(s, policy, base, stage, batch, beta2["value"])
+        log["grad_norm"] = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0).item()
+        optimizer.step()
+        optimizer.zero_grad()
+        if s.kl_target:  # a proportional controller, as old as RLHF: too far from the base, stricter
+            error = log["kl1"] / s.kl_target - 1
+            beta2["value"] *= 1 + 0.1 * min(max(error, -0.2), 0.2)
+        log |= {"beta2": beta2["value"], "seconds_rollout": sampled - began, "seconds_update": time.perf_counter() - sampled}
+        with torch.no_grad():  # young averages forget faster, or they would remember the start for ever
+            decay = min(s.average, (1 + step) / (10 + step))
+            for a, p in zip(average.parameters(), policy.parameters()):
+                a.lerp_(p, 1 - decay)
+        window.append(log["r2"] if stage == 1 else log["r1"] + log["r2"] * (s.train_turns == 2))
+        if s.eval_every and (step + 1) % s.eval_every == 0:
+            m, _ = evaluate.evaluate(average, task, task.problems(s.split, s.eval_problems))
+            log["held_out"] = dataclasses.asdict(m)
+        return log
+
+    partial.loop(one_step, step, steps, state, {"adam": optimizer})
+    policy.load_state_dict(best["model"])
+    return policy
+
+
+# ------------------------------------------------------------------ one loop for every stage
+
+
+class Partial:
+    """A stage under way: its checkpoint, its log, its progress bar.
+
+    The checkpoint holds everything that a step depends on but the step's number, and the number.
+    """
+
+    def __init__(self, s: Settings, stage: int, name: str, folder: Path):
+        self.s, self.stage, self.name = s, stage, name
+        self.path, self.log = folder / f"{name}.partial.pt", folder / f"{name}.jsonl"
+        self.state = None
+
+    def resume(self, model, optimizers) -> int:
+        """The step to go on from; loads the model's and the optimizers' state if there is one."""
+        if not self.path.exists():
+            return 0
+        self.state = load(self.path)
+        check_settings(self.state, self.s, self.stage, self.path)
+        model.load_state_dict(self.state["model"])
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(self.state["optimizers"][name])
+        say(f"{self.name}: goes on from step {self.state['step']}")
+        return self.state["step"]
+
+    def checkpoint(self, step: int, state: dict, optimizers: dict) -> None:
+        if rank() == 0:
+            head = {"format": "score-1", "step": step, "settings": remembered(self.s, self.stage)}
+            save({**head, **state, "optimizers": {k: o.state_dict() for k, o in optimizers.items()}}, self.path)
+
+    def loop(self, one_step, first: int, last: int, state, optimizers) -> None:
+        """Steps first..last-1 with a bar, a log line each, and a checkpoint every `save_every`; one
+        more on Ctrl-C, which ends the program after the step under way."""
+        stopped = []
+        before = signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
+        lines = self._cut_log(first) if rank() == 0 else None
+        bar = tqdm(range(first, last), initial=first, total=last, desc=self.name, disable=rank() != 0, ncols=150)
+        for step in bar:
+            began = time.perf_counter()
+            log = one_step(step)
+            log |= {"step": step, "tokens_per_second": log["tokens"] / (time.perf_counter() - began)}
+            if rank() == 0:
+                lines.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in log.items()}) + "\n")
+                lines.flush()
+                bar.set_postfix_str(bar_text(log))
+            stop = summed(torch.tensor(len(stopped))).item() > 0  # all processes stop at the same step
+            due = (step + 1) % self.s.save_every == 0 or step + 1 == last
+            if due or stop:
+                self.checkpoint(step + 1, state(due), optimizers)
+            if stop:
+                signal.signal(signal.SIGINT, before)
+                raise UserError(f"{self.name}: stopped after step {step + 1} of {last}; the same command goes on from there")
+        signal.signal(signal.SIGINT, before)
+
+    def _cut_log(self, step: int):
+        """The log, opened to go on behind line `step`: lines of steps that will be done again go."""
+        kept = self.log.read_text().splitlines(keepends=True)[:step] if self.log.exists() else []
+        self.log.write_text("".join(kept))
+        return open(self.log, "a")
+
+
+def bar_text(log: dict) -> str:
+    """The progress bar's numbers; README.md says what each means."""
+    if "loss" in log:
+        return f"loss {log['loss']:.3f} {log['tokens_per_second'] / 1e3:.0f}k tok/s"
+    return (
+        f"r1 {log['r1']:.2f} r2 {log['r2']:.2f} Δ {log['delta']:+.2f} KL {log['kl1']:.2f}/{log['kl2']:.2f} H {log['entropy']:.2f} "
+        f"chg {log['changed']:.2f} cut {log['truncated']:.2f} sig {log['signal']:.2f} {log['tokens_per_second'] / 1e3:.0f}k tok/s"
+    )
+
+
+def say(text: str) -> None:
+    if rank() == 0:
+        tqdm.write(text)
+
+
+# ------------------------------------------------------------------ the run
+
+
+def plan(s: Settings) -> list[tuple[int, str]]:
+    """(stage, name) of everything this run consists of, in order."""
+    stages = [(0, "stage0")]
+    for k in range(1, s.rounds + 1):
+        suffix = "" if k == 1 else f"-round{k}"
+        if s.stage >= 1 and (s.start == "stage1" or s.stage == 1):
+            stages.append((1, f"stage1{suffix}"))
+        if s.stage == 2:
+            stages.append((2, f"stage2{suffix}"))
+    return stages
+
+
+def run(s: Settings) -> None:
+    """Makes what the plan lists and the run folder lacks, and prints the tables."""
+    torch.set_num_threads(s.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    folder, task = Path(s.run), data.TASKS[s.task]
+    folder.mkdir(parents=True, exist_ok=True)
+    if rank() == 0:
+        (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(s), indent=1) + "\n")
+    stages = plan(s)
+    say(f"run folder {folder}: {', '.join(name for _, name in stages)}; task {s.task}, seed {s.seed}, "
+        f"{world()} process(es) of {torch.get_num_threads()} CPU thread(s)")  # fmt: skip
+    policy = base = None
+    rows = []
+    for stage, name in stages:
+        path = folder / f"{name}.pt"
+        if stage == 0 and s.base:
+            path = Path(s.base)
+            policy, state = load_policy(path)
+            if state["settings"]["task"] != s.task:
+                raise UserError(f"{path}: a model of the task {state['settings']['task']}, and you ask for {s.task}")
+        elif path.exists():
+            policy, state = load_policy(path)
+            check_settings(state, s, stage, path)
+            say(f"{name}: already there")
+        else:
+            policy = train_base(s, task, folder) if stage == 0 else train_rl(s, task, stage, name, policy, base, folder)
+            if rank() == 0:
+                save(final_state(s, stage, policy), path)
+                (folder / f"{name}.partial.pt").unlink(missing_ok=True)
+        if stage == 0:
+            base = GPT(policy.config)
+            base.load_state_dict(policy.state_dict())
+        rows.append(report(s, task, folder, name, policy))
+        if len(rows) > 1:
+            say("\n" + evaluate.HEADER + "\n" + "\n".join(evaluate.row(*r) for r in rows) + "\n")
+
+
+def report(s: Settings, task, folder: Path, name: str, policy: GPT):
+    """The held-out metrics of one stage, measured once and kept beside it; three dialogues as well."""
+    path = folder / f"{name}.{s.split}{s.eval_problems}.json"
+    if not path.exists() and rank() == 0:
+        metrics, dialogues = evaluate.evaluate(policy, task, task.problems(s.split, s.eval_problems))
+        picked = evaluate.pick_dialogues(dialogues)
+        path.write_text(json.dumps({"metrics": dataclasses.asdict(metrics), "dialogues": picked}, indent=1, ensure_ascii=False) + "\n")
+    if world() > 1:
+        dist.barrier()
+    kept = json.loads(path.read_text())
+    metrics = evaluate.Metrics(**kept["metrics"])
+    say("\n" + evaluate.HEADER + "\n" + evaluate.row(name, metrics))
+    for kind, d in kept["dialogues"].items():
+        say(f"  {kind:<10} {d['prompt']}  {'  →  '.join(d['answers'])}")
+    return name, metrics
+
+
+def main(argv=None) -> None:
+    s = parse(argv)
+    distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if distributed:
+        dist.init_process_group("gloo")
+    try:
+        run(s)
+    except (UserError, data.DataError) as error:
+        sys.exit(f"train.py: {error}")
+    except OSError as error:
+        sys.exit(f"train.py: {error.filename or 'file'}: {error.strerror}; mend that and give the same command again")
+    finally:
+        if distributed:
+            dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
