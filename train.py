@@ -196,7 +196,8 @@ def load(path: Path) -> dict:
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except Exception as error:  # torch raises a dozen kinds for bytes that are no checkpoint; none is hidden
-        raise UserError(f"{path}: damaged, or not a checkpoint ({str(error).splitlines()[0][:80]}); remove it to make it anew") from error
+        why = (str(error) or type(error).__name__).splitlines()[0][:80]
+        raise UserError(f"{path}: damaged, or not a checkpoint ({why}); remove it to make it anew") from error
     if not isinstance(state, dict) or state.get("format") != "score-1":
         raise UserError(f"{path}: not a checkpoint of this program; give another file, or remove it")
     return state

@@ -18,7 +18,7 @@ def reward(problem, answer: str) -> float:
 
 
 def check_position(steps: list[int], target: int, answer: str) -> bool:
-    """Every step of a false-position answer, as data.py writes it: '15,22,20,25,16;0'.
+    """Every step of a false-position answer, as data.py writes it: '6,13,11,16;0'.
 
     Right are: one value more than there are steps, each the one before plus its step, the last the
     target, and the words ';0' that say so. Anything else is wrong, a right start with a slip behind

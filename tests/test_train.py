@@ -1,0 +1,293 @@
+"""The recipe: resuming to the bit, many processes, the arms, and what bad input meets."""
+
+import dataclasses
+import errno
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+import data
+import train
+from model import GPT, GPTConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = (
+    "--threads 1 --n_layer 1 --n_embd 16 --base_steps 6 --base_batch 8 --problems 4 --attempts 2 --stage1_steps 6 "
+    "--stage2_steps 6 --save_every 2 --eval_problems 5"
+).split()
+TASK = data.TASKS["false-position"]
+
+
+def command(run, *flags):
+    return [sys.executable, str(ROOT / "train.py"), "--run", str(run), *TINY, *flags]
+
+
+def finish(run, *flags, **kw):
+    return subprocess.run(command(run, *flags), capture_output=True, text=True, timeout=300, **kw)
+
+
+def weights(path):
+    return train.load(Path(path))["model"]
+
+
+def same_weights(a, b):
+    return all(torch.equal(a[k], b[k]) for k in a) and a.keys() == b.keys()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of all stages that nobody interrupts."""
+    run = tmp_path_factory.mktemp("whole")
+    done = finish(run, "--stage", "2")
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.mark.parametrize("stage", ["stage0", "stage1", "stage2"])
+def test_killed_and_resumed_equals_never_interrupted(whole, tmp_path, stage):
+    """kill -9 as soon as a stage has a checkpoint of its own, twice; then the same command to the end."""
+    for moment in (2, 4):
+        process = subprocess.Popen(command(tmp_path, "--stage", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        log = tmp_path / f"{stage}.jsonl"
+        while process.poll() is None and not (log.exists() and log.read_text().count("\n") > moment):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = finish(tmp_path, "--stage", "2")
+    assert done.returncode == 0, done.stderr
+    for name in ("stage0", "stage1", "stage2"):
+        assert same_weights(weights(whole / f"{name}.pt"), weights(tmp_path / f"{name}.pt")), name
+        lines = [[json.loads(x) for x in (run / f"{name}.jsonl").read_text().splitlines()] for run in (whole, tmp_path)]
+        clocks = ("tokens_per_second", "seconds_rollout", "seconds_update")
+        lines = [[{k: v for k, v in line.items() if k not in clocks} for line in log] for log in lines]
+        assert lines[0] == lines[1]
+
+
+def test_ctrl_c_loses_nothing(whole, tmp_path):
+    process = subprocess.Popen(
+        command(tmp_path, "--stage", "2", "--save_every", "2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    log = tmp_path / "stage1.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= 1):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "the same command goes on from there" in err and "Traceback" not in err
+    assert finish(tmp_path, "--stage", "2").returncode == 0
+    assert same_weights(weights(whole / "stage2.pt"), weights(tmp_path / "stage2.pt"))
+
+
+def test_finished_stages_are_not_made_again(whole):
+    before = {p.name: p.stat().st_mtime_ns for p in whole.glob("*.pt")}
+    again = finish(whole, "--stage", "2")
+    assert again.returncode == 0 and again.stdout.count("already there") == 3
+    assert before == {p.name: p.stat().st_mtime_ns for p in whole.glob("*.pt")}
+    assert not list(whole.glob("*.partial.pt")) and not list(whole.glob("*.tmp"))
+
+
+def test_reference_is_the_base_in_both_stages(whole):
+    """π_ref neither drifts nor becomes the Stage I checkpoint: it is stage 0, bit by bit, after training too."""
+    s = train.parse([*TINY, "--run", str(whole)])
+    base, _ = train.load_policy(whole / "stage0.pt")
+    policy, _ = train.load_policy(whole / "stage1.pt")
+    train.train_rl(s, TASK, 2, "again", policy, base, whole)
+    (whole / "again.partial.pt").unlink(), (whole / "again.jsonl").unlink()
+    assert same_weights(base.state_dict(), weights(whole / "stage0.pt"))
+    assert not same_weights(policy.state_dict(), base.state_dict())
+
+
+@pytest.mark.parametrize(
+    "flags, names",
+    [
+        ("--start base --train_turns 1 --offline 0", "stage0 stage2"),
+        ("--start base --alpha 0 --offline 0", "stage0 stage2"),
+        ("--alpha 0", "stage0 stage1 stage2"),
+        ("--rounds 2 --gamma 0.8", "stage0 stage1 stage2 stage1-round2 stage2-round2"),
+        ("--siblings 2 --baseline siblings --kl_target 0.01 --average 0 --keep last", "stage0 stage1 stage2"),
+    ],
+)
+def test_every_arm_runs(tmp_path, flags, names):
+    """The paper's arms are settings of one program; each leaves the stages that it says."""
+    done = finish(tmp_path, "--stage", "2", "--stage1_steps", "2", "--stage2_steps", "2", "--base_steps", "2", *flags.split())
+    assert done.returncode == 0, done.stderr
+    assert {p.stem for p in tmp_path.glob("*.pt")} == set(names.split())
+
+
+def test_single_turn_leaves_the_second_answer_alone(whole):
+    """--train_turns 1: the gradient of a batch is that of its first answers, whatever r2 is."""
+    s = train.parse([*TINY, "--train_turns", "1", "--start", "base", "--offline", "0"])
+    base, _ = train.load_policy(whole / "stage0.pt")
+    batch = train.make_rollouts(s, TASK, base, base, 2, 0)
+    grads = []
+    for r2 in (0.0, 1.0):
+        batch.rewards = torch.stack([torch.arange(8.0) % 2, torch.full((8,), r2)], dim=1)
+        policy, _ = train.load_policy(whole / "stage0.pt")
+        train.policy_step(s, policy, base, 2, batch, 0.1)
+        grads.append([p.grad.clone() for p in policy.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads)) and any(g.abs().max() > 0 for g in grads[0])
+
+
+def _gradient_of_share(index, world, port, paths, s, results):
+    """One process's part of a fixed batch: 3 of 4 problems for the first, 1 for the second."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(index), WORLD_SIZE=str(world))
+    torch.set_num_threads(1)
+    if world > 1:
+        torch.distributed.init_process_group("gloo")
+    batch, policy, base = torch.load(paths / "batch.pt", weights_only=False), *(GPT(GPTConfig(**torch.load(paths / "config.pt"))).double() for _ in "pb")
+    policy.load_state_dict(torch.load(paths / "policy.pt")), base.load_state_dict(torch.load(paths / "base.pt"))
+    rows = {1: [slice(0, 8)], 2: [slice(0, 6), slice(6, 8)]}[world][index]
+    r = batch.rollouts
+    part = dataclasses.replace(r, **{f.name: getattr(r, f.name)[rows] for f in dataclasses.fields(r)})
+    train.policy_step(s, policy, base, 2, train.Batch(part, batch.rewards[rows].double(), batch.same[rows], batch.online[rows]), 0.1)
+    torch.save([p.grad for p in policy.parameters()], results / f"{world}-{index}.pt")
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_gradient_of_one(whole, tmp_path):
+    """Unequal shares with unequal token counts: per-rank denominators, or a mean over ranks, would show."""
+    s = train.parse([*TINY, "--micro_batch", "3"])
+    base, _ = train.load_policy(whole / "stage0.pt")
+    policy, _ = train.load_policy(whole / "stage2.pt")
+    batch = train.make_rollouts(s, TASK, policy, base, 2, 0)
+    batch.rewards = torch.tensor([[0, 1], [1, 1], [0, 0], [1, 0], [1, 1], [0, 1], [0, 0], [0, 1]]).float()
+    for name, x in dict(batch=batch, policy=policy.double().state_dict(), base=base.double().state_dict()).items():
+        torch.save(x, tmp_path / f"{name}.pt")
+    torch.save(dataclasses.asdict(policy.config), tmp_path / "config.pt")
+    for world in (1, 2):
+        port = random.randint(20000, 40000)
+        mp.spawn(_gradient_of_share, (world, port, tmp_path, s, tmp_path), nprocs=world)
+    one, *two = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    for ranks in two:
+        for a, b in zip(one, ranks):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+def test_torchrun_trains_on_two_processes(tmp_path):
+    """The whole program under torchrun: it ends, writes each file once, and its processes draw different problems."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(launcher + ["--", *command(tmp_path, "--stage", "2")[1:]], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "stage2.jsonl").read_text().splitlines()) == 6
+
+
+def test_sampler_and_trainer_agree(whole):
+    """log π as it was drawn and as it is scored: the same to rounding, or the gradient is off-policy."""
+    for line in (whole / "stage2.jsonl").read_text().splitlines():
+        assert json.loads(line)["sampler_gap"] < 1e-5
+
+
+def test_best_weights_are_chosen_by_training_reward(whole, tmp_path, monkeypatch):
+    """The window with the highest reward wins, ties go to the later one; held-out numbers are never asked."""
+    s = train.parse([*TINY, "--run", str(tmp_path), "--average", "0"])
+    base, _ = train.load_policy(whole / "stage0.pt")
+    policy, _ = train.load_policy(whole / "stage0.pt")
+    rewards, seen, original = iter([0.1, 0.1, 0.9, 0.9, 0.2, 0.2]), [], train.policy_step
+
+    def step(s, policy, *rest):
+        seen.append({k: v.clone() for k, v in policy.state_dict().items()})
+        return original(s, policy, *rest) | {"r2": next(rewards)}
+
+    monkeypatch.setattr(train, "policy_step", step)
+    left = train.train_rl(s, TASK, 1, "stage1", policy, base, tmp_path)
+    assert same_weights(left.state_dict(), seen[4])  # the weights that step 4 starts from: the end of window 2
+
+
+def test_adaptive_beta2_follows_the_kl(whole, tmp_path):
+    """Above the target β2 rises, below it falls."""
+    base, _ = train.load_policy(whole / "stage0.pt")
+    for target, rises in ((1e-9, True), (10.0, False)):
+        s = train.parse([*TINY, "--run", str(tmp_path), "--kl_target", str(target)])
+        policy, _ = train.load_policy(whole / "stage2.pt")
+        train.train_rl(s, TASK, 1, f"t{rises}", policy, base, tmp_path)
+        betas = [json.loads(x)["beta2"] for x in (tmp_path / f"t{rises}.jsonl").read_text().splitlines()]
+        assert (betas[-1] > 0.1) == rises and betas == sorted(betas, reverse=not rises)
+
+
+# ------------------------------------------------------------------ settings and bad input
+
+
+def test_every_setting_is_read():
+    """A flag that nothing reads is a lie in -h."""
+    source = (ROOT / "train.py").read_text()
+    for f in dataclasses.fields(train.Settings):
+        assert re.search(rf"\bs\.{f.name}\b", source) or f.name in ("smoke",), f.name
+        assert f.metadata["help"]
+    assert train.parse(["--smoke"]).base_steps == train.SMOKE["base_steps"]
+    assert train.parse(["--smoke", "--base_steps", "9"]).base_steps == 9
+
+
+def one_line(done, *words):
+    """Exit status not 0, no traceback, and the words in the last line."""
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert all(w in last for w in words), last
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ("--alhpa 3", ["--alhpa"]),
+        ("--stage 3", ["--stage", "0, 1, 2"]),
+        ("--task chess", ["--task", "false-position"]),
+        ("--offline 2", ["--offline", "between 0 and 1"]),
+        ("--attempts 0", ["--attempts", "above 0"]),
+        ("--baseline siblings", ["--siblings 2"]),
+        ("--n_embd 30", ["--n_embd", "multiple"]),
+        ("--base nowhere.pt", ["nowhere.pt", "no such checkpoint"]),
+    ],
+)
+def test_bad_flags(tmp_path, flags, words):
+    one_line(finish(tmp_path, *flags.split()), *words)
+
+
+def test_a_folder_of_other_settings_is_refused(whole):
+    before = {p.name: p.read_bytes() for p in whole.glob("*.pt")}
+    one_line(finish(whole, "--stage", "2", "--seed", "5"), "stage0.pt", "--seed 0", "5", "another --run")
+    one_line(finish(whole, "--stage", "2", "--alpha", "5"), "stage2.pt", "--alpha 10.0", "another --run")
+    assert before == {p.name: p.read_bytes() for p in whole.glob("*.pt")}
+
+
+@pytest.mark.parametrize("content, word", [(b"", "damaged"), (b"PK\x03\x04 torn", "damaged"), (None, "not a checkpoint of this program")])
+def test_damaged_and_foreign_checkpoints(whole, tmp_path, content, word):
+    path = tmp_path / "stage0.pt"
+    torch.save({"hello": 1}, path) if content is None else path.write_bytes(content)
+    kept = path.read_bytes()
+    one_line(finish(tmp_path, "--stage", "1"), "stage0.pt", word)
+    assert path.read_bytes() == kept
+
+
+def test_cut_checkpoint_is_damaged_not_half_loaded(whole, tmp_path):
+    raw = (whole / "stage0.pt").read_bytes()
+    (tmp_path / "stage0.pt").write_bytes(raw[: len(raw) // 2])
+    one_line(finish(tmp_path, "--stage", "1"), "stage0.pt", "damaged")
+
+
+def test_full_disk(tmp_path, monkeypatch):
+    """The old file stays, no temporary one does, and the error names the path."""
+    path = tmp_path / "x.pt"
+    train.save({"a": 1}, path)
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(train.UserError, match="x.pt.*No space left"):
+        train.save({"a": 2}, path)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["x.pt"]
+
+
+def test_unwritable_run_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    one_line(finish(tmp_path / "file"), "file")
