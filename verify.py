@@ -325,11 +325,11 @@ def _braced(text: str, pos: int) -> tuple[str, int]:
 # ---- units -------------------------------------------------------------------------------------
 
 _UNITS = {  # spelling -> unit; plurals in -s are found by themselves
-    **{w: w for w in "mm cm km kg mg ml mph unit minute second hour day week month year inch foot "
+    **{w: w for w in "mm cm km kg mg ml unit minute second hour day week month year inch foot "
        "yard mile meter gram liter pound ounce acre gallon ton dollar cent euro degree radian "
        "percent point way student people children men women person am pm".split()},
     "centimeter": "cm", "centimetre": "cm", "kilometer": "km", "kilometre": "km", "millimeter": "mm",
-    "metre": "meter", "m": "meter", "ft": "foot", "feet": "foot", "inches": "inch", "yd": "yard",
+    "mph": "mile per hour", "metre": "meter", "m": "meter", "ft": "foot", "feet": "foot", "inches": "inch", "yd": "yard",
     "yds": "yard", "mi": "mile", "g": "gram", "gm": "gram", "kilogram": "kg", "l": "liter",
     "L": "liter", "litre": "liter", "lb": "pound", "lbs": "pound", "oz": "ounce", "s": "second",
     "sec": "second", "min": "minute", "h": "hour", "hr": "hour", "hrs": "hour", "usd": "dollar",
@@ -340,7 +340,7 @@ _NO_UNITS = set("plus minus times is this does has was thus yes less unless alwa
                 "ones tens hundreds thousands millions billions trillions dozens pairs halves thirds "
                 "quarters squares cubes not no more than nor but except million billion thousand "
                 "hundred trillion dozen half if to about".split())
-_WORDS = {w for w in _UNITS if len(w) > 1} | {"yes", "no", "sq", "usd"}
+_WORDS = {w for w in _UNITS if len(w) > 1} | {"yes", "no", "sq", "per"}
 
 
 def _singular(word: str) -> str:
@@ -791,7 +791,7 @@ class _Parser:
 
     def item(self):
         self.take("≈")
-        sides, signs, before = [self.side()], [], self.sum_left
+        before, sides, signs = self.sum_left, [self.side()], []
         while self.peek().kind == "symbol" and self.peek().text in _RELATIONS:
             signs.append(self.next().text)
             self.sum_left = before  # 2 + 3 = 5 was carried out: the last side is the answer
@@ -1239,7 +1239,8 @@ def _same(a, b, work: _Work) -> bool:
     (name_a, a), (name_b, b) = _assigned(a, work), _assigned(b, work)
     if name_a is not None and name_b is not None and name_a != name_b:
         return False  # x = 5 is 5, but not y = 5
-    if _is_relation(b) and set(b.tag) <= {"=", "≈"}:  # 0.56 = 56\%: the gold itself gives both
+    if _is_relation(b) and set(b.tag) <= {"=", "≈"} and all(map(_is_constant, b.items)):
+        # 0.56 = 56\%: the gold itself gives both
         return not _is_relation(a) and any(_same(a, side, work) for side in b.items)
     if _is_relation(a) and set(a.tag) <= {"="}:       # 10/2 = 5: every side has to be right
         return all(_same(side, b, work) for side in a.items)
@@ -1250,7 +1251,7 @@ def _same(a, b, work: _Work) -> bool:
         return _same_number(a, b, work)
     if isinstance(a, _Scalar) or isinstance(b, _Scalar):
         ratio, number = (b, a) if isinstance(a, _Scalar) else (a, b)
-        return ratio.kind == "ratio" and len(ratio.items) == 2 and not ratio.tag and \
+        return ratio.kind == "ratio" and len(ratio.items) == 2 and \
             _equal(ratio.items[0], _multiply(number, ratio.items[1], work), work)
     return _same_node(a, b, work)
 
@@ -1271,7 +1272,7 @@ def _same_node(a: _Node, b: _Node, work: _Work) -> bool:
             _same(x, y, work) for s, t in zip(a.items, b.items) for x, y in zip(s, t))
     if len(a.items) != len(b.items) or a.kind != "ratio" and a.tag != b.tag:
         return False
-    if a.kind == "ratio" and not a.tag and not b.tag:  # 2:4 is 1:2, but half past four is no 2:15
+    if a.kind == "ratio" and not (a.tag and b.tag):  # 2:4 is 1:2, but half past four is no 2:15
         return all(_equal(_multiply(x, b.items[0], work), _multiply(y, a.items[0], work), work)
                    for x, y in zip(a.items, b.items))
     return all(_same(x, y, work) for x, y in zip(a.items, b.items))
@@ -1324,6 +1325,12 @@ def _without_units(a: _Scalar, work: _Work) -> _Scalar:
             total = _poly_add(total, {kept: coefficient}, work)
         bare.append(total)
     return _quotient(*bare, work)
+
+
+def _is_constant(value) -> bool:
+    """A number without variables."""
+    return isinstance(value, _Scalar) and not any(
+        g[0] in (_NAME, _FUNCTION) and g[1] not in _CONSTANTS for poly in value for m in poly for g, _ in m)
 
 
 def _near(a, b) -> bool:
@@ -1421,8 +1428,7 @@ def _same_relation(a: _Node, b: _Node, work: _Work) -> bool:
     if not all(isinstance(side, _Scalar) for side in a.items + b.items) or a.tag == "∈":
         return False
     for name, value in ((_name_of(b.items[0]), b.items[1]), (_name_of(b.items[1]), b.items[0])):
-        if name is not None and not any(g[0] in (_NAME, _FUNCTION) and g[1] not in _CONSTANTS
-                                        for poly in value for m in poly for g, _ in m):
+        if name is not None and _is_constant(value):
             return False
     difference_a, difference_b = (_add(*side, work, -1) for side in (a.items, b.items))
     p = _poly_mul(difference_a.num, difference_b.den, work)
