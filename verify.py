@@ -158,13 +158,15 @@ _SYMBOLS = {  # LaTeX commands spelt out as the character they stand for
     "gt": ">", "ne": "≠", "neq": "≠", "approx": "≈", "in": "∈", "cup": "∪", "mid": "|",
     "vert": "|", "lvert": "|", "rvert": "|", "langle": "⟨", "rangle": "⟩", "lbrace": r"\{",
     "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "circ": "°", "degree": "°", "emptyset": "∅",
-    "varnothing": "∅", "colon": ":", "%": "%", "$": "$", "{": r"\{", "}": r"\}", "\\": r"\\"}
+    "varnothing": "∅", "colon": ":", "setminus": "∖", "backslash": "∖", "%": "%", "$": "$", "{": r"\{", "}": r"\}", "\\": r"\\"}
 _CHARACTERS = {  # Unicode characters with an ASCII or LaTeX spelling
     **dict.fromkeys("−–—‐‑", "-"), **dict.fromkeys("×·⋅∙∗", "*"), **dict.fromkeys("÷∕⁄", "/"),
     "⩽": "≤", "⩾": "≥", "∣": "|", "〈": "⟨", "〉": "⟩", "º": "°", "˚": "°", "∶": ":", "≅": "≈",
     "ℝ": r"\mathbb{R}", "∛": r"\sqrt[3]", "\u200b": "",
     **{c: r"\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", c).split("⁄"))
        for c in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}}
+_BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+          "ten": 10, "twelve": 12, "sixteen": 16}
 _SMALL_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻₀₁₂₃₄₅₆₇₈₉", "0123456789-0123456789")
 
 
@@ -185,7 +187,10 @@ def _normalise(text: str) -> str:
     mark = r"(?<=[0-9])(?:\{,\}|,\s{0,3}\\!\s{0,3}|\\,)(?=[0-9]{3}(?![0-9]))"  # {,}  ,\!  \,
     text = re.sub(mark, "", text)
     text = re.sub(r"\\text\s?\{([0-9A-F]{1,20})\}(?=_)", r"\1", text)  # \text{A5}_{11}
-    return text.strip().rstrip(" .").strip()
+    text = re.sub(r"(?<=[0-9A-F])\s?(?:\\text\s?\{)?\s?\(?base ([0-9]{1,2})\)?\}?", r"_{\1}", text)
+    text = re.sub(r"(?<=[0-9A-F])_\{?\\text\s?\{(%s)\}\}?" % "|".join(_BASES),
+                  lambda m: "_{%d}" % _BASES[m[1]], text)
+    return text.strip(" \n\t*`").rstrip(" .\\")
 
 
 # ---- tokens ------------------------------------------------------------------------------------
@@ -329,7 +334,7 @@ _UNITS = {  # spelling -> unit; plurals in -s are found by themselves
        "yard mile meter gram liter pound ounce acre gallon ton dollar cent euro degree radian "
        "percent point way student people children men women person am pm".split()},
     "centimeter": "cm", "centimetre": "cm", "kilometer": "km", "kilometre": "km", "millimeter": "mm",
-    "mph": "mile per hour", "metre": "meter", "m": "meter", "ft": "foot", "feet": "foot", "inches": "inch", "yd": "yard",
+    "mph": "mile per hour", "metre": "meter", "m": "meter", "ft": "foot", "feet": "foot", "in": "inch", "inches": "inch", "yd": "yard",
     "yds": "yard", "mi": "mile", "g": "gram", "gm": "gram", "kilogram": "kg", "l": "liter",
     "L": "liter", "litre": "liter", "lb": "pound", "lbs": "pound", "oz": "ounce", "s": "second",
     "sec": "second", "min": "minute", "h": "hour", "hr": "hour", "hrs": "hour", "usd": "dollar",
@@ -708,6 +713,7 @@ class _Node:
     tag: object = None
 
 
+_REAL_LINE = _Node("tuple", (_Node("infinity", (), -1), _Node("infinity", (), 1)), "()")
 _RELATIONS = set("=<>≤≥≠≈∈")
 _CLOSERS = {"(": ")]", "[": "])", "⟨": "⟩", "{": "}", r"\{": [r"\}"]}
 _ACCENTS = set("overline bar hat vec widehat underline tilde overrightarrow".split())
@@ -719,10 +725,12 @@ class _Parser:
     term, power, atom. `gold_words` holds the units that the gold uses; the parser that reads the
     gold itself is `trusted`: whatever words follow a number there are units, and are collected."""
 
-    def __init__(self, tokens: list[_Token], work: _Work, gold_words: set | None = None):
+    def __init__(self, tokens: list[_Token], work: _Work, gold_words: set | None = None,
+                 variables: bool = True):
         self.tokens, self.pos, self.work = tokens, 0, work
         self.trusted = gold_words is None
         self.gold_words = set() if self.trusted else gold_words
+        self.variables = variables     # whether the gold has letters: then "5 m" is a product
         self.depth = 0
         self.bits = self.signs = 0     # which way each ± of this item goes, and how many were met
         self.linked = any(t.text == "∓" for t in tokens)
@@ -802,7 +810,19 @@ class _Parser:
         parts = [self.ratio()]
         while self.take("∪"):
             parts.append(self.ratio())
-        return _Node("union", tuple(parts)) if len(parts) > 1 else parts[0]
+        value = _Node("union", tuple(parts)) if len(parts) > 1 else parts[0]
+        return self.without(value, self.ratio()) if self.take("∖") else value
+
+    def without(self, line, points) -> _Node:
+        r"""\mathbb{R} \setminus \{2, 3\} as a union of open intervals."""
+        if line != _REAL_LINE or not isinstance(points, _Node) or points.kind != "set":
+            raise _Unreadable("a difference of sets")
+        places = [(_approximate(p.num) if p.num else 0.0, p) for p in map(self.scalar, points.items)
+                  if p.den == _ONE]
+        if len(places) < len(points.items) or None in [x for x, _ in places] or not places:
+            raise _Unreadable("points that cannot be ordered")
+        ends = [line.items[0], *(p for _, p in sorted(places, key=lambda place: place[0])), line.items[1]]
+        return _Node("union", tuple(_Node("tuple", pair, "()") for pair in zip(ends, ends[1:])))
 
     def ratio(self):
         start = self.pos
@@ -900,6 +920,8 @@ class _Parser:
             else:
                 unit = {"%": "percent", "°": "degree"}[text]
                 value = _multiply(self.scalar(value), _generator(_UNIT, unit), self.work)
+                if text == "°" and self.peek().text in ("C", "F"):
+                    value = _multiply(value, _generator(_UNIT, self.next().text), self.work)
         return value
 
     # -- atoms
@@ -917,7 +939,7 @@ class _Parser:
                 _generator(_NAME, "numeral " + digits)
             value = _multiply(value, _generator(_UNIT, "base " + base), self.work)
         elif kind == "name":
-            value = self.name(text)
+            value = self.name(token, before)
         elif kind == "word":
             value = self.words(text, before)
         elif kind == "command":
@@ -973,13 +995,17 @@ class _Parser:
             raise _Unreadable("two numbers side by side")
         return _number(value)
 
-    def name(self, text: str) -> _Scalar:
+    def name(self, token: _Token, before) -> _Scalar:
+        text = token.text
         if text == "i":
             return _generator(_IMAGINARY, 0)
+        if token.spaced and text in ("m", "s", "g", "h", "L") and not self.variables and \
+                before is not None and _plain_number(before):
+            return _generator(_UNIT, _singular(text))  # "5 m" where the gold has no letters
         if self.take("_"):
             text += "_" + self.subscript()
         after = self.peek()
-        if text[0] in "fg" and after.text == "(" and not after.spaced:  # f(4 - x) is no product
+        if text[0] in "fgP" and after.text == "(" and not after.spaced:  # f(4 - x) is no product
             self.next()
             inside = self.items(lambda t: t.text == ")", alternatives=False)
             self.expect(")")
@@ -1060,8 +1086,10 @@ class _Parser:
         if text == "mathbb":
             letter = self.subscript()
             if letter == "R":
-                return _Node("tuple", (_Node("infinity", (), -1), _Node("infinity", (), 1)), "()")
+                return _REAL_LINE
             return _generator(_NAME, "mathbb " + letter)
+        if text in ("angle", "triangle"):
+            return _generator(_FUNCTION, (text, _key(self.scalar(self.atom()))))
         raise _Unreadable(f"unknown command {text}")
 
     def function(self, text: str) -> _Scalar:
@@ -1071,8 +1099,8 @@ class _Parser:
             base = self.scalar(self.argument()) if self.take("_") else _number(10)
         if self.take("^"):
             exponent = self.scalar(self.argument())
-            if (_rational(exponent) or 0) < 0:
-                raise _Unreadable("inverse functions")
+            if _rational(exponent) == -1:
+                text, exponent = "arc" + text, _number(1)
         if self.peek().text == "(":
             inside = self.scalar(self.atom())
         else:
@@ -1163,7 +1191,7 @@ def _small(value, limit: int, work: _Work) -> int:
 
 
 def _plain_number(value) -> bool:
-    return isinstance(value, _Scalar) and _rational(value) is not None
+    return isinstance(value, _Scalar) and bool(_rational(value))
 
 
 def _is_relation(value) -> bool:
@@ -1195,8 +1223,9 @@ def is_equivalent(candidate: str, gold: str) -> bool:
     work = _Work()
     try:
         gold_parser = _Parser(expected, work)
+        letters = any(t.kind == "name" for t in expected)
         expected = gold_parser.answer()
-        parser = _Parser(found, work, gold_parser.gold_words)
+        parser = _Parser(found, work, gold_parser.gold_words, letters)
         found = parser.answer()
         if parser.sum_left and not gold_parser.sum_left:
             return False
@@ -1358,7 +1387,7 @@ def _name_of(value):
     if coefficient != 1 or len(monomial) != 1 or monomial[0][1] != 1:
         return None
     kind, payload = monomial[0][0]
-    named = kind == _NAME and payload not in _CONSTANTS or kind == _FUNCTION and payload[0][:4] == "call"
+    named = kind == _NAME and payload not in _CONSTANTS or kind == _FUNCTION and payload[0][:4] in ("call", "angl")
     return monomial[0][0] if named else None
 
 
