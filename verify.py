@@ -999,6 +999,8 @@ class _Parser:
         text = token.text
         if text == "i":
             return _generator(_IMAGINARY, 0)
+        if isinstance(before, _Scalar) and not before.num:
+            raise _Unreadable("zero times letters: it would hide any word, as in 0 is it")
         if token.spaced and text in ("m", "s", "g", "h", "L") and not self.variables and \
                 before is not None and _plain_number(before):
             return _generator(_UNIT, _singular(text))  # "5 m" where the gold has no letters
@@ -1033,8 +1035,8 @@ class _Parser:
             if len(words[-1]) > 2 and self.peek().kind == "number":  # June 20
                 name = _multiply(name, self.number(self.next().text), self.work)
             return name
-        if not _is_unit(words, self.gold_words, self.trusted) or not isinstance(before, _Scalar):
-            return _generator(_NAME, " ".join(words))
+        if not _is_unit(words, self.gold_words, self.trusted):
+            raise _Unreadable("words that name no unit")
         if self.trusted:
             self.gold_words.update(words)
         if "per" in words:
