@@ -210,7 +210,7 @@ _LOGS = {"ln", "log"}
 _GREEK = set("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho "
              "sigma tau phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split())
 _NUMBER = re.compile(r"(?:[0-9]*\.[0-9]+|[0-9]+\.?)(?:[eE][+-]?[0-9]{1,4}(?![0-9A-Za-z.]))?")
-_THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)(?![0-9/,])(?:\.[0-9]+)?")
+_THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+(?!/))(?!,?[0-9])(?:\.[0-9]+)?")
 _NUMERAL = re.compile(r"([0-9A-F.]{2,40}|[0-9])_(?:([0-9]{1,2})|\{\s?([0-9]{1,2})\s?\})")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.|$)", re.DOTALL)
 _ENVIRONMENT = re.compile(r"\\(begin|end)\s?\{([A-Za-z]+)\}")
@@ -1002,7 +1002,7 @@ class _Parser:
         if isinstance(before, _Scalar) and not before.num:
             raise _Unreadable("zero times letters: it would hide any word, as in 0 is it")
         if token.spaced and text in ("m", "s", "g", "h", "L") and not self.variables and \
-                before is not None and _plain_number(before):
+                isinstance(before, _Scalar) and _plain_number(_without_units(before, self.work)):
             return _generator(_UNIT, _singular(text))  # "5 m" where the gold has no letters
         if self.take("_"):
             text += "_" + self.subscript()
