@@ -158,7 +158,8 @@ _SYMBOLS = {  # LaTeX commands spelt out as the character they stand for
     "gt": ">", "ne": "≠", "neq": "≠", "approx": "≈", "in": "∈", "cup": "∪", "mid": "|",
     "vert": "|", "lvert": "|", "rvert": "|", "langle": "⟨", "rangle": "⟩", "lbrace": r"\{",
     "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "circ": "°", "degree": "°", "emptyset": "∅",
-    "varnothing": "∅", "colon": ":", "setminus": "∖", "backslash": "∖", "%": "%", "$": "$", "{": r"\{", "}": r"\}", "\\": r"\\"}
+    "varnothing": "∅", "colon": ":", "setminus": "∖", "backslash": "∖",
+    "%": "%", "$": "$", "{": r"\{", "}": r"\}", "\\": r"\\"}
 _CHARACTERS = {  # Unicode characters with an ASCII or LaTeX spelling
     **dict.fromkeys("−–—‐‑", "-"), **dict.fromkeys("×·⋅∙∗", "*"), **dict.fromkeys("÷∕⁄", "/"),
     "⩽": "≤", "⩾": "≥", "∣": "|", "〈": "⟨", "〉": "⟩", "º": "°", "˚": "°", "∶": ":", "≅": "≈",
@@ -242,7 +243,8 @@ def _tokens(text: str, prose: bool = False, depth: int = 0) -> list[_Token]:
 def _pieces(text: str, pos: int, prose: bool, bare: bool, depth: int):
     """The (kind, text) pairs that start at `pos`, mostly one, and where they end."""
     char = text[pos]
-    if char.isspace() or char == "~" or (prose and char == "." and not text[pos + 1:pos + 2].isdigit()):
+    stop = prose and char == "." and not text[pos + 1:pos + 2].isdigit()
+    if char.isspace() or char == "~" or stop:
         return [("space", "")], pos + 1
     if (m := _NUMERAL.match(text, pos)) and _is_numeral(m[1], int(m[2] or m[3])):
         return [("numeral", f"{m[1]}_{m[2] or m[3]}")], m.end()
@@ -334,7 +336,8 @@ _UNITS = {  # spelling -> unit; plurals in -s are found by themselves
        "yard mile meter gram liter pound ounce acre gallon ton dollar cent euro degree radian "
        "percent point way student people children men women person am pm".split()},
     "centimeter": "cm", "centimetre": "cm", "kilometer": "km", "kilometre": "km", "millimeter": "mm",
-    "mph": "mile per hour", "metre": "meter", "m": "meter", "ft": "foot", "feet": "foot", "in": "inch", "inches": "inch", "yd": "yard",
+    "mph": "mile per hour",
+    "metre": "meter", "m": "meter", "ft": "foot", "feet": "foot", "in": "inch", "inches": "inch", "yd": "yard",
     "yds": "yard", "mi": "mile", "g": "gram", "gm": "gram", "kilogram": "kg", "l": "liter",
     "L": "liter", "litre": "liter", "lb": "pound", "lbs": "pound", "oz": "ounce", "s": "second",
     "sec": "second", "min": "minute", "h": "hour", "hr": "hour", "hrs": "hour", "usd": "dollar",
@@ -1389,7 +1392,8 @@ def _name_of(value):
     if coefficient != 1 or len(monomial) != 1 or monomial[0][1] != 1:
         return None
     kind, payload = monomial[0][0]
-    named = kind == _NAME and payload not in _CONSTANTS or kind == _FUNCTION and payload[0][:4] in ("call", "angl")
+    named = kind == _NAME and payload not in _CONSTANTS or \
+        kind == _FUNCTION and payload[0][:4] in ("call", "angl")
     return monomial[0][0] if named else None
 
 
