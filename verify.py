@@ -38,6 +38,1467 @@ def check_position(steps: list[int], target: int, answer: str) -> bool:
 # ============================================================================
 # 2. Answers
 # ============================================================================
+# normalise -> tokens -> parse -> exact values -> compare.
+#
+# No text of a candidate ever meets eval, sympify or attribute access: a small recursive-descent
+# parser reads it straight into exact values. Nothing is rounded, so 1/3**80 is not 1/3**81 and a
+# rounded decimal is not the fraction it came from. Every step is paid for from one purse of work
+# (`_Work`) and every size is checked before it is computed, so there is no time-out to set and
+# nothing that a thread, a signal or a tower of exponents could get wrong.
+#
+# Where reasonable graders differ. Equal: unreduced fractions, factored and expanded forms, x >= 2
+# and [2, oo), bare lists in another order, a unit, percent sign or base given on one side only,
+# 0250. Not equal: a rounded decimal for an exact gold, 10 % and 0.1, a tuple without brackets,
+# another variable's name, a sum that was not carried out (2 + 3 for 5), number words, an unclosed
+# box. Trigonometric values are not evaluated either: "compute sin 30" is not answered by "sin 30".
+
+import math
+import re
+import unicodedata
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+# ---- extract: where in a response the answer stands -------------------------------------------
+
+_END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext|end_of_text|eot_id|end)\|>|<end_of_turn>|</s>")
+_FINAL_ANSWER = re.compile(
+    r"(?P<mark>final answer[*_ ]{0,4}:[*_\s]{0,8}(?:the final answer is\b:?)?)"
+    r"|the final answer is\b:?", re.IGNORECASE)
+_HOPE = re.compile(r"I hope it is correct", re.IGNORECASE)
+
+
+def extract_answer(response: str) -> str | None:
+    r"""The final answer of a response, or None where there is none (or one that is cut off).
+
+    The last sentence "Final Answer: The final answer is $...$. I hope it is correct." counts; else
+    the last \boxed{...} (braces matched) or \fbox{...}; else the last GSM8K line "#### ..."; else a
+    bare "the final answer is ...". Text after an end-of-turn marker is not part of the response.
+
+    >>> extract_answer("so $x = \\boxed{3}$. Final Answer: The final answer is $4$. I hope it is correct.")
+    '4'
+    >>> extract_answer(r"first \boxed{1}, no: \boxed{\frac{1}{2}}")
+    '\\frac{1}{2}'
+    >>> extract_answer("3 * 4 = 12\n#### 12")
+    '12'
+    >>> extract_answer(r"\boxed{1}, no: \boxed{\frac{1}{2}") is None
+    True
+    """
+    if not isinstance(response, str):
+        return None
+    response = _END_OF_TURN.split(response, maxsplit=1)[0]
+    sentences = list(_FINAL_ANSWER.finditer(response))
+    ends = [s.start() for s in sentences[1:]] + [len(response)]
+    strict = loose = None
+    for sentence, end in zip(sentences, ends):
+        loose = sentence.end(), end
+        # Prose says "the final answer is ..." too; the mark or the closing formula tell the sentence.
+        if sentence["mark"] or _HOPE.search(response, *loose):
+            strict = loose
+    if strict:
+        return _sentence_answer(response[slice(*strict)])
+    if _last_box(response) >= 0:
+        return _box_answer(response)
+    hashes = response.rfind("####")
+    if hashes >= 0:
+        return response[hashes + 4:].lstrip(" #").split("\n", 1)[0].strip() or None
+    return _sentence_answer(response[slice(*loose)]) if loose else None
+
+
+def _sentence_answer(text: str) -> str | None:
+    """What follows "the final answer is": all of it, so that "$5$ or $6$" stays a hedge."""
+    text = text.lstrip("*: \t\n")
+    hope = _HOPE.search(text)
+    if hope:
+        text = text[:hope.start()]
+    else:
+        # No closing formula: up to the end of the line on which the formula closes. A formula that
+        # never closes was cut off by the length limit: $1 may be the head of $12$.
+        opened = re.match(r"\$\$?|\\\(|\\\[", text)
+        close = 0
+        if opened:
+            closer = {r"\(": r"\)", r"\[": r"\]"}.get(opened[0], opened[0])
+            found = re.compile(r"(?<!\\)" + re.escape(closer)).search(text, opened.end())
+            if not found:
+                return None
+            close = found.end()
+        newline = text.find("\n", close)
+        text = text[:newline] if newline >= 0 else text
+    text = text.strip().rstrip(".*").strip()
+    if _last_box(text) >= 0:
+        return _box_answer(text)
+    whole = re.fullmatch(r"\$\$?((?:[^$\\]|\\.)*)\$\$?", text, re.DOTALL)
+    return (whole[1].strip() if whole else text) or None
+
+
+def _last_box(text: str) -> int:
+    return max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+
+
+def _box_answer(text: str) -> str | None:
+    r"""The contents of the last box; `\boxed 5` has one without braces. Unclosed: None."""
+    rest = text[_last_box(text):]
+    rest = rest[re.match(r"\\[a-z]+", rest).end():].lstrip()
+    if not rest.startswith("{"):
+        bare = re.match(r"[^\s$]*", rest)[0].rstrip(".,")
+        return bare or None
+    depth = 0
+    for piece in re.finditer(r"\\.|[{}]", rest, re.DOTALL):  # \{ is a brace of the answer, not of TeX
+        depth += {"{": 1, "}": -1}.get(piece[0], 0)
+        if depth == 0:
+            return rest[1:piece.start()].strip() or None
+    return None
+
+
+# ---- limits ------------------------------------------------------------------------------------
+
+_MAX_CHARS = 1000       # longest answer that is read; the longest gold of MATH has about 160
+_MAX_DEPTH = 20         # brackets within brackets
+_MAX_BITS = 20_000      # of one integer: 2^4950 and 1/2004! are golds
+_MAX_EXPONENT = 10_000
+_MAX_WORK = 15_000      # steps of about a microsecond or two
+
+
+class _Unreadable(ValueError):
+    """This text has no value: it is not an answer we know how to read, or it costs too much."""
+
+
+class _Work:
+    """The purse from which one comparison pays; it bounds time without clocks or signals."""
+
+    def __init__(self, steps: int = _MAX_WORK):
+        self.left = steps
+
+    def spend(self, steps: int) -> None:
+        self.left -= steps
+        if self.left < 0:
+            raise _Unreadable("too much work")
+
+
+# ---- normalise: one spelling for one thing -----------------------------------------------------
+
+_SYMBOLS = {  # LaTeX commands spelt out as the character they stand for
+    "cdot": "*", "times": "*", "ast": "*", "div": "/", "pm": "±", "mp": "∓", "infty": "∞",
+    "le": "≤", "leq": "≤", "leqslant": "≤", "ge": "≥", "geq": "≥", "geqslant": "≥", "lt": "<",
+    "gt": ">", "ne": "≠", "neq": "≠", "approx": "≈", "in": "∈", "cup": "∪", "mid": "|",
+    "vert": "|", "lvert": "|", "rvert": "|", "langle": "⟨", "rangle": "⟩", "lbrace": r"\{",
+    "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "circ": "°", "degree": "°", "emptyset": "∅",
+    "varnothing": "∅", "colon": ":", "setminus": "∖", "backslash": "∖",
+    "%": "%", "$": "$", "{": r"\{", "}": r"\}", "\\": r"\\"}
+_CHARACTERS = {  # Unicode characters with an ASCII or LaTeX spelling
+    **dict.fromkeys("−–—‐‑", "-"), **dict.fromkeys("×·⋅∙∗", "*"), **dict.fromkeys("÷∕⁄", "/"),
+    "⩽": "≤", "⩾": "≥", "∣": "|", "〈": "⟨", "〉": "⟩", "º": "°", "˚": "°", "∶": ":", "≅": "≈",
+    "ℝ": r"\mathbb{R}", "∛": r"\sqrt[3]", "\u200b": "",
+    **{c: r"\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", c).split("⁄"))
+       for c in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}}
+_BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+          "ten": 10, "twelve": 12, "sixteen": 16}
+_SMALL_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻₀₁₂₃₄₅₆₇₈₉", "0123456789-0123456789")
+
+
+def _normalise(text: str) -> str:
+    r"""Unicode into ASCII and LaTeX; thousands marks that cannot be anything else go.
+
+    >>> _normalise("½·x² ≤ 12{,}000"), _normalise(r"1,\!000"), _normalise("$5"), _normalise("$5$.")
+    ('\\frac{1}{2}*x^{2} ≤ 12000', '1000', '\\$5', '5')
+    """
+    if len(text) > _MAX_CHARS:
+        raise _Unreadable("too long")
+    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: "^{%s}" % m[0].translate(_SMALL_DIGITS), text)
+    text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{%s}" % m[0].translate(_SMALL_DIGITS), text)
+    text = unicodedata.normalize("NFKC", "".join(_CHARACTERS.get(c, c) for c in text)).strip()
+    if re.fullmatch(r"-?\$ ?[0-9.][^$]*", text):  # one dollar sign is money, a pair is a formula
+        text = text.replace("$", r"\$")
+    text = re.sub(r"(?<!\\)\$", " ", text)
+    mark = r"(?<=[0-9])(?:\{,\}|,\s{0,3}\\!\s{0,3}|\\,)(?=[0-9]{3}(?![0-9]))"  # {,}  ,\!  \,
+    text = re.sub(mark, "", text)
+    text = re.sub(r"\\text\s?\{([0-9A-F]{1,20})\}(?=_)", r"\1", text)  # \text{A5}_{11}
+    text = re.sub(r"(?<=[0-9A-F])\s?(?:\\text\s?\{)?\s?\(?base ([0-9]{1,2})\)?\}?", r"_{\1}", text)
+    text = re.sub(r"(?<=[0-9A-F])_\{?\\text\s?\{(%s)\}\}?" % "|".join(_BASES),
+                  lambda m: "_{%d}" % _BASES[m[1]], text)
+    return text.strip(" \n\t*`").rstrip(" .\\")
+
+
+# ---- tokens ------------------------------------------------------------------------------------
+
+class _Token(NamedTuple):
+    kind: str       # number, numeral (with a base), name, word, command, symbol, begin, end
+    text: str
+    spaced: bool    # stands after a space: "1 3/4" is a mixed number, "13/4" is not
+
+
+_SILENT = set("left right big Big bigg Bigg bigl bigr Bigl Bigr displaystyle textstyle limits "
+              "mathbf boldsymbol bf mathit boxed fbox ! ( ) [ ]".split())
+_SPACES = set("quad qquad thinspace , ; : >".split()) | {" ", "\n", "\t", ""}
+_PROSE = set("text mbox textbf textit textrm textnormal mathrm operatorname hbox".split())
+_TRIG = set("sin cos tan cot sec csc arcsin arccos arctan".split())
+_LOGS = {"ln", "log"}
+_GREEK = set("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho "
+             "sigma tau phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split())
+_NUMBER = re.compile(r"(?:[0-9]*\.[0-9]+|[0-9]+\.?)(?:[eE][+-]?[0-9]{1,4}(?![0-9A-Za-z.]))?")
+_THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+(?!/))(?!,?[0-9])(?:\.[0-9]+)?")
+_NUMERAL = re.compile(r"([0-9A-F.]{2,40}|[0-9])_(?:([0-9]{1,2})|\{\s?([0-9]{1,2})\s?\})")
+_COMMAND = re.compile(r"\\([A-Za-z]+|.|$)", re.DOTALL)
+_ENVIRONMENT = re.compile(r"\\(begin|end)\s?\{([A-Za-z]+)\}")
+_DEGREE = re.compile(r"\^\s?(?:\\circ(?![a-z])|\{\s?\\circ\s?\})")
+_MERIDIEM = re.compile(r"\s?([aApP])\.?\s?[mM](?![A-Za-z])\.?")
+
+
+def _tokens(text: str, prose: bool = False, depth: int = 0) -> list[_Token]:
+    r"""Tokens of normalised text; `prose` inside \text{...}, where runs of letters are words.
+
+    >>> [t.text for t in _tokens(r"\dfrac12 \text{ sq. cm}")]
+    ['frac', '12', 'sq', 'cm']
+    """
+    if depth > 3:
+        raise _Unreadable("text within text within text")
+    found, pos, brackets, spaced = [], 0, 0, False
+    while pos < len(text):
+        pieces, pos = _pieces(text, pos, prose, brackets == 0, depth)
+        for kind, value in pieces:
+            if kind == "space":
+                spaced = True
+                continue
+            found.append(_Token(kind, value, spaced))
+            spaced = False
+            brackets += (value in ("(", "[", r"\{")) - (value in (")", "]", r"\}"))
+    return found
+
+
+def _pieces(text: str, pos: int, prose: bool, bare: bool, depth: int):
+    """The (kind, text) pairs that start at `pos`, mostly one, and where they end."""
+    char = text[pos]
+    stop = prose and char == "." and not text[pos + 1:pos + 2].isdigit()
+    if char.isspace() or char == "~" or stop:
+        return [("space", "")], pos + 1
+    if (m := _NUMERAL.match(text, pos)) and _is_numeral(m[1], int(m[2] or m[3])):
+        return [("numeral", f"{m[1]}_{m[2] or m[3]}")], m.end()
+    # Outside brackets a comma before three digits marks thousands; inside, (4,112) is a point.
+    if m := bare and _THOUSANDS.match(text, pos) or _NUMBER.match(text, pos):
+        number = ("number", m[0].replace(",", "").replace(" ", ""))
+        if after := _MERIDIEM.match(text, m.end()):
+            return [number, ("word", after[1].lower() + "m")], after.end()
+        return [number], m.end()
+    if m := re.compile("[A-Za-z]+").match(text, pos):
+        return _letters(m[0], prose), m.end()
+    if m := _DEGREE.match(text, pos):
+        return [("symbol", "°")], m.end()
+    if m := _ENVIRONMENT.match(text, pos):
+        return [(m[1], m[2])], m.end()
+    if m := _COMMAND.match(text, pos):
+        return _command(text, m[1], m.end(), depth)
+    if "α" <= char.lower() <= "ω":
+        return _command(text, unicodedata.name(char).split()[-1].lower(), pos + 1, depth)
+    if text.startswith("**", pos):
+        return [("symbol", "^")], pos + 2
+    return [("symbol", char)], pos + 1
+
+
+def _is_numeral(digits: str, base: int) -> bool:
+    return 2 <= base <= 36 and all(d == "." or int(d, 36) < base for d in digits)
+
+
+def _letters(run: str, prose: bool) -> list[tuple[str, str]]:
+    """A run of letters: separator, function, constant, word, or variables side by side."""
+    if run.lower() in ("or", "and"):
+        return [("symbol", ",")]
+    if not prose:
+        if run in _TRIG or run in _LOGS or run == "sqrt":
+            return [("command", run)]
+        if run in _GREEK:
+            return [("name", run)]
+        if run.lower() in ("infinity", "inf", "oo"):
+            return [("symbol", "∞")]
+    capitals = run.isupper() and len(run) < 4 and run.lower() not in _WORDS  # names of points: AC, BCD
+    word = run if len(run) == 1 or capitals else run.lower()
+    if prose or len(run) > 1 and (run.lower() in _WORDS or len(run) > 3 or capitals or run.istitle()
+                                  and len(run) == 3):
+        return [("word", word)]
+    return [("name", letter) for letter in run]
+
+
+def _command(text: str, name: str, pos: int, depth: int):
+    if name in _SILENT:
+        return [], pos
+    if name in _SPACES:
+        return [("space", "")], pos
+    if name in _SYMBOLS:
+        return [("symbol", _SYMBOLS[name])], pos
+    if name in _GREEK:
+        return [("name", name)], pos
+    if name in ("or", "and", "lor"):
+        return [("symbol", ",")], pos
+    if name in _PROSE:
+        inside, pos = _braced(text, pos)
+        pieces = [("space", "")]
+        for token in _tokens(inside, True, depth + 1):
+            pieces += [("space", "")] * token.spaced + [(token.kind, token.text)]
+        return pieces, pos
+    if name == "phantom":
+        return [], _braced(text, pos)[1]
+    return [("command", {"dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom",
+                         "tbinom": "binom"}.get(name, name))], pos
+
+
+def _braced(text: str, pos: int) -> tuple[str, int]:
+    """The argument that starts at `pos`: {...} with its braces matched, or one character."""
+    while text[pos:pos + 1].isspace():
+        pos += 1
+    if text[pos:pos + 1] != "{":
+        return text[pos:pos + 1], pos + 1
+    depth = 0
+    for piece in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, pos):
+        depth += {"{": 1, "}": -1}.get(piece[0], 0)  # \{ is a brace of the answer, not of TeX
+        if depth == 0:
+            return text[pos + 1:piece.start()], piece.end()
+    raise _Unreadable("a brace that never closes")
+
+
+# ---- units -------------------------------------------------------------------------------------
+
+_UNITS = {  # spelling -> unit; plurals in -s are found by themselves
+    **{w: w for w in "mm cm km kg mg ml unit minute second hour day week month year inch foot "
+       "yard mile meter gram liter pound ounce acre gallon ton dollar cent euro degree radian "
+       "percent point way student people children men women person am pm".split()},
+    "centimeter": "cm", "centimetre": "cm", "kilometer": "km", "kilometre": "km", "millimeter": "mm",
+    "mph": "mile per hour",
+    "metre": "meter", "m": "meter", "ft": "foot", "feet": "foot", "in": "inch", "inches": "inch", "yd": "yard",
+    "yds": "yard", "mi": "mile", "g": "gram", "gm": "gram", "kilogram": "kg", "l": "liter",
+    "L": "liter", "litre": "liter", "lb": "pound", "lbs": "pound", "oz": "ounce", "s": "second",
+    "sec": "second", "min": "minute", "h": "hour", "hr": "hour", "hrs": "hour", "usd": "dollar",
+    "buck": "dollar", "deg": "degree", "rad": "radian", "C": "C", "F": "F", "K": "K", "N": "N",
+    "J": "J", "W": "W", "V": "V"}
+_ADJECTIVES = set("square sq cubic cu total different distinct possible whole full unique".split())
+_NO_UNITS = set("plus minus times is this does has was thus yes less unless always perhaps versus "
+                "ones tens hundreds thousands millions billions trillions dozens pairs halves thirds "
+                "quarters squares cubes not no more than nor but except million billion thousand "
+                "hundred trillion dozen half if to about".split())
+_WORDS = {w for w in _UNITS if len(w) > 1} | {"yes", "no", "sq", "per"}
+
+
+def _singular(word: str) -> str:
+    return _UNITS.get(word) or _UNITS.get(word[:-1] if word.endswith("s") else "") or (
+        word[:-1] if len(word) > 3 and word.endswith("s") else word)
+
+
+def _is_unit(words: list[str], of_gold: set, trusted: bool) -> bool:
+    """Whether words after a number only name what is counted: "5 apples", but not "5 million".
+
+    Units that we know, those that the gold uses, and plural nouns that are no number words.
+    """
+    if any(w in _NO_UNITS or w.endswith("ths") and w not in ("months", "lengths", "paths")
+           for w in words):
+        return False
+    if trusted or all(w in of_gold for w in words):
+        return True
+    *before, head = words
+    if "per" in words:  # miles per hour
+        return all(w == "per" or _singular(w) in _UNITS.values() for w in words)
+    known = _singular(head) in _UNITS.values() or head in of_gold
+    plural = len(head) > 3 and head.endswith("s") and not head.endswith("ss")
+    return (known or plural) and all(w in _ADJECTIVES or w in of_gold for w in before)
+
+
+# ---- exact values: polynomials over the rationals in generators --------------------------------
+#
+# A value is a quotient of two polynomials with Fraction coefficients. What is not rational is a
+# generator: i, a variable, pi, a unit, 2^x, sin x, and the primes, which may have exponents
+# between 0 and 1: sqrt(12) is 2 * 3^(1/2), the cube root of 2 is 2^(1/3). Real powers of distinct
+# primes are linearly independent over the rationals, so two numbers built from roots of integers
+# are equal exactly when their polynomials are, and a/b = c/d exactly when ad - bc is the zero
+# polynomial. Reduction rules (`_reduce`): p^1 is a number, i^2 = -1, (sqrt f)^2 = f.
+#
+# polynomial = {monomial: coefficient}, monomial = sorted ((generator, exponent), ...),
+# generator = (class, payload); e.g. 3x^2 sqrt(5) is {((PRIME, 5), 1/2), ((NAME, "x"), 2)): 3}.
+
+_PRIME, _IMAGINARY, _NAME, _UNIT, _POWER, _FUNCTION, _ROOT = range(7)
+_SIEVE = bytearray([0, 0]) + bytearray([1]) * 9998
+for _n in range(2, 100):
+    if _SIEVE[_n]:
+        _SIEVE[_n * _n::_n] = bytes(len(range(_n * _n, 10_000, _n)))
+_PRIMES = [_n for _n in range(10_000) if _SIEVE[_n]]
+
+
+class _Scalar(NamedTuple):
+    num: dict
+    den: dict
+
+
+_ONE = {(): Fraction(1)}
+
+
+def _number(value) -> _Scalar:
+    value = Fraction(value)
+    return _Scalar({(): value} if value else {}, _ONE)
+
+
+def _generator(kind: int, payload) -> _Scalar:
+    return _Scalar({(((kind, payload), Fraction(1)),): Fraction(1)}, _ONE)
+
+
+def _bits(q: Fraction) -> int:
+    return q.numerator.bit_length() + q.denominator.bit_length()
+
+
+def _rational(a: _Scalar) -> Fraction | None:
+    """The value as a Fraction, None where it is not rational."""
+    if a.den == _ONE and a.num.keys() <= {()}:
+        return a.num.get((), Fraction(0))
+    return None
+
+
+def _whole_power(q: Fraction, n: int, work: _Work) -> Fraction:
+    if _bits(q) * abs(n) > 2 * _MAX_BITS and abs(q) != 1:
+        raise _Unreadable("too many digits")  # before the power is computed, not after
+    work.spend(1 + _bits(q) * abs(n) // 200)
+    return q ** n
+
+
+def _reduce(exponents: dict, coefficient: Fraction, work: _Work) -> dict:
+    """coefficient * product of generator^exponent as a polynomial in normal form."""
+    kept, roots = [], []
+    for generator, exponent in exponents.items():
+        kind, payload = generator
+        whole = math.floor(exponent)
+        if abs(whole) > _MAX_EXPONENT or exponent.denominator > _MAX_EXPONENT:
+            raise _Unreadable("exponent too large")
+        if kind == _PRIME:
+            coefficient *= _whole_power(Fraction(payload), whole, work)
+            exponent -= whole
+        elif kind == _IMAGINARY:
+            if exponent.denominator != 1:
+                raise _Unreadable("a root of i has several values")
+            coefficient *= -1 if whole % 4 > 1 else 1
+            exponent = Fraction(whole % 2)
+        elif kind == _ROOT and whole > 0:
+            roots.append((payload, whole))
+            exponent -= whole
+        if exponent:
+            kept.append((generator, exponent))
+    if _bits(coefficient) > 2 * _MAX_BITS:
+        raise _Unreadable("too many digits")
+    poly = {tuple(sorted(kept)): coefficient} if coefficient else {}
+    for radicand, times in roots:
+        for _ in range(times):
+            poly = _poly_mul(poly, dict(radicand), work)
+    return poly
+
+
+def _poly_add(a: dict, b: dict, work: _Work, sign: int = 1) -> dict:
+    work.spend(1 + len(a) + len(b))
+    total = dict(a)
+    for monomial, coefficient in b.items():
+        value = total.get(monomial, 0) + sign * coefficient
+        work.spend(_bits(value) // 100)
+        if value:
+            total[monomial] = value
+        else:
+            del total[monomial]
+    return total
+
+
+def _poly_mul(a: dict, b: dict, work: _Work) -> dict:
+    total = {}
+    for monomial_a, coefficient_a in a.items():
+        for monomial_b, coefficient_b in b.items():
+            size = (_bits(coefficient_a) + _bits(coefficient_b)) // 100
+            work.spend(4 + len(monomial_a) + len(monomial_b) + size * size // 20)
+            exponents = dict(monomial_a)
+            for generator, exponent in monomial_b:
+                exponents[generator] = exponents.get(generator, 0) + exponent
+            for monomial, value in _reduce(exponents, coefficient_a * coefficient_b, work).items():
+                value += total.pop(monomial, 0)
+                if value:
+                    total[monomial] = value
+    return total
+
+
+def _poly_power(a: dict, n: int, work: _Work) -> dict:
+    if len(a) == 1:
+        (monomial, coefficient), = a.items()
+        work.spend(5)
+        return _reduce({g: e * n for g, e in monomial}, _whole_power(coefficient, n, work), work)
+    if n > 200:
+        raise _Unreadable("too large a power of a sum")
+    result = _ONE
+    for bit in bin(n)[2:]:
+        result = _poly_mul(result, result, work)
+        if bit == "1":
+            result = _poly_mul(result, a, work)
+    return result
+
+
+# ---- exact values: arithmetic ------------------------------------------------------------------
+
+def _quotient(num: dict, den: dict, work: _Work) -> _Scalar:
+    """num / den; a denominator of one term moves into the numerator, the others get a leading 1."""
+    if not den:
+        raise _Unreadable("division by zero")
+    if not num:
+        return _number(0)
+    lead = max(den)
+    if len(den) == 1 and not any(g[0] == _ROOT for g, _ in lead):
+        inverse = _reduce({g: -e for g, e in lead}, 1 / den[lead], work)
+        return _Scalar(_poly_mul(num, inverse, work), _ONE)
+    scale = {(): 1 / den[lead]}
+    return _Scalar(_poly_mul(num, scale, work), _poly_mul(den, scale, work))
+
+
+def _add(a: _Scalar, b: _Scalar, work: _Work, sign: int = 1) -> _Scalar:
+    if a.den == b.den:
+        return _quotient(_poly_add(a.num, b.num, work, sign), a.den, work)
+    num = _poly_add(_poly_mul(a.num, b.den, work), _poly_mul(b.num, a.den, work), work, sign)
+    return _quotient(num, _poly_mul(a.den, b.den, work), work)
+
+
+def _multiply(a: _Scalar, b: _Scalar, work: _Work) -> _Scalar:
+    return _quotient(_poly_mul(a.num, b.num, work), _poly_mul(a.den, b.den, work), work)
+
+
+def _divide(a: _Scalar, b: _Scalar, work: _Work) -> _Scalar:
+    return _quotient(_poly_mul(a.num, b.den, work), _poly_mul(a.den, b.num, work), work)
+
+
+def _equal(a: _Scalar, b: _Scalar, work: _Work) -> bool:
+    """
+    >>> root = lambda n: _root(_number(n), 2, _Work())
+    >>> one_over = _divide(_number(1), _add(root(2), root(3), _Work()), _Work())
+    >>> _equal(one_over, _add(root(3), root(2), _Work(), -1), _Work())
+    True
+    """
+    if a.den == b.den:
+        work.spend(1 + len(a.num))
+        return a.num == b.num
+    return _poly_mul(a.num, b.den, work) == _poly_mul(b.num, a.den, work)
+
+
+def _key(a: _Scalar) -> tuple:
+    """A scalar as a value that can be compared and stand within a generator."""
+    return tuple(sorted(a.num.items())), tuple(sorted(a.den.items()))
+
+
+def _approximate(poly: dict) -> float | None:
+    """About the value of a real constant, None for anything else; only ever used for its sign."""
+    total = size = 0.0
+    for monomial, coefficient in poly.items():
+        if _bits(coefficient) > 900:
+            return None
+        value = float(coefficient)
+        for (kind, payload), exponent in monomial:
+            if kind == _PRIME:
+                base = float(payload)
+            elif kind == _NAME and payload in _CONSTANTS:
+                base = _CONSTANTS[payload]
+            elif kind == _ROOT:
+                base = _approximate(dict(payload))
+            else:
+                return None
+            if base is None or base <= 0 or abs(exponent) > 50:
+                return None
+            value *= base ** float(exponent)
+        total, size = total + value, size + abs(value)
+    return total if abs(total) > 1e-9 * size and math.isfinite(total) else None
+
+
+_CONSTANTS = {"pi": math.pi, "e": math.e}
+
+
+# ---- exact values: roots, powers, logarithms ---------------------------------------------------
+
+def _prime_exponents(q: Fraction, work: _Work) -> dict:
+    """{prime generator: exponent} of a positive rational. A cofactor without a prime factor below
+    10,000 stands as it is: two spellings of such a root may be refused, none is wrongly accepted."""
+    exponents = {}
+    for n, sign in ((q.numerator, 1), (q.denominator, -1)):
+        if n.bit_length() > 200:
+            raise _Unreadable("too large to factor")
+        work.spend(10 if n < 10_000 else 150)
+        for p in _PRIMES:
+            if p * p > n:
+                break
+            while n % p == 0:
+                n //= p
+                exponents[_PRIME, p] = exponents.get((_PRIME, p), Fraction(0)) + sign
+        times = 1
+        if math.isqrt(n) ** 2 == n:
+            n, times = math.isqrt(n), 2
+        if n > 1:
+            exponents[_PRIME, n] = exponents.get((_PRIME, n), Fraction(0)) + times * sign
+    return exponents
+
+
+def _denest(poly: dict, work: _Work) -> dict | None:
+    """sqrt(a + b sqrt c) as sqrt x + sqrt y where that is possible: sqrt(3 + 2 sqrt 2) = 1 + sqrt 2."""
+    if len(poly) != 2 or () not in poly:
+        return None
+    a, surd = poly[()], max(poly)  # the empty monomial sorts first
+    if any(g[0] != _PRIME or e != Fraction(1, 2) for g, e in surd) or a < 0 or _bits(a) > 400:
+        return None
+    square = poly[surd] ** 2 * math.prod(g[1] for g, _ in surd)  # (b sqrt c)^2
+    norm = a * a - square
+    if norm < 0 or math.isqrt(norm.numerator) ** 2 != norm.numerator or \
+            math.isqrt(norm.denominator) ** 2 != norm.denominator:
+        return None
+    d = Fraction(math.isqrt(norm.numerator), math.isqrt(norm.denominator))
+    x, y = (_poly_root({(): half}, 2, work) if half else {} for half in ((a + d) / 2, (a - d) / 2))
+    return _poly_add(x, y, work, 1 if poly[surd] > 0 else -1)
+
+
+def _poly_root(poly: dict, k: int, work: _Work) -> dict:
+    """The k-th root of a polynomial; variables under a root count as positive, as in algebra class,
+    except that sqrt(x^2) is not taken to be x."""
+    sign = {(): Fraction(1)}
+    value = _approximate(poly)
+    if value is not None and value < 0:  # sqrt(-4) = 2i; an odd root of -8 is the real one, -2
+        if k % 2 == 0 and k != 2:
+            raise _Unreadable("an even root of a negative number")
+        sign = {(): Fraction(-1)} if k % 2 else {(((_IMAGINARY, 0), Fraction(1)),): Fraction(1)}
+        poly = {m: -c for m, c in poly.items()}
+    content = Fraction(math.gcd(*(c.numerator for c in poly.values())),
+                       math.lcm(*(c.denominator for c in poly.values())))
+    exponents = {g: e / k for g, e in _prime_exponents(content, work).items()}
+    rest = {m: c / content for m, c in poly.items()}
+    if list(rest.values()) == [1] and all(
+            k % 2 or e.numerator % 2 or g[0] in (_PRIME, _UNIT, _POWER) or g[1] in _CONSTANTS
+            for g, e in next(iter(rest))):
+        for generator, exponent in next(iter(rest)):
+            exponents[generator] = exponents.get(generator, 0) + exponent / k
+    elif k == 2 and (nested := _denest(poly, work)):
+        return _poly_mul(sign, nested, work)
+    else:
+        exponents[_ROOT, tuple(sorted(rest.items()))] = Fraction(1, k)
+    return _poly_mul(sign, _reduce(exponents, Fraction(1), work), work)
+
+
+def _root(a: _Scalar, k: int, work: _Work) -> _Scalar:
+    if k > 60 or k < 1:
+        raise _Unreadable("no such root")
+    if not a.num:
+        return a
+    flip = (_approximate(a.den) or 1) < 0
+    num, den = ({m: -c for m, c in p.items()} if flip else p for p in a)
+    return _quotient(_poly_root(num, k, work), _poly_root(den, k, work), work)
+
+
+def _power(base: _Scalar, exponent: _Scalar, work: _Work) -> _Scalar:
+    """base^exponent; 2^(n-1) becomes 1/2 * (2^n), with 2^n a generator."""
+    q = _rational(exponent)
+    if q is not None:
+        if abs(q.numerator) > _MAX_EXPONENT or q <= 0 and not base.num:
+            raise _Unreadable("exponent too large, or 0^0")
+        if q.denominator != 1:
+            base = _root(base, q.denominator, work)
+        num, den = base if q > 0 else reversed(base)
+        n = abs(q.numerator)
+        return _quotient(_poly_power(num, n, work), _poly_power(den, n, work), work)
+    value = _rational(base)
+    if exponent.den != _ONE or base.den != _ONE or len(base.num) != 1:
+        return _generator(_FUNCTION, ("power", _key(base), _key(exponent)))
+    (monomial, coefficient), = base.num.items()
+    if value is not None and value > 0:
+        monomial = tuple(_prime_exponents(value, work).items())
+    elif coefficient != 1:
+        return _generator(_FUNCTION, ("power", _key(base), _key(exponent)))
+    result = _number(1)
+    for term, factor in exponent.num.items():
+        if not term:
+            part = _power(base, _number(factor), work)
+        else:
+            part = _Scalar(_reduce({(_POWER, (g, term)): e * factor for g, e in monomial},
+                                   Fraction(1), work), _ONE)
+        result = _multiply(result, part, work)
+    return result
+
+
+def _logarithm(a: _Scalar, work: _Work) -> _Scalar:
+    """ln a, over primes where a is rational: ln 8 = 3 ln 2, so log_2 8 = 3."""
+    q = _rational(a)
+    if q is not None and q > 0:
+        total = _number(0)
+        for (_, p), times in _prime_exponents(q, work).items():
+            part = _multiply(_number(times), _generator(_FUNCTION, ("ln", p)), work)
+            total = _add(total, part, work)
+        return total
+    if a.den == _ONE and len(a.num) == 1:
+        (monomial, coefficient), = a.num.items()
+        if coefficient == 1 and len(monomial) == 1 and monomial[0][0] == (_NAME, "e"):
+            return _number(monomial[0][1])
+    return _generator(_FUNCTION, ("ln of", _key(a)))
+
+
+# ---- parse: tokens into exact values -----------------------------------------------------------
+
+@dataclass(frozen=True)
+class _Node:
+    """What is not one number: a `kind` of collection, its items, and a tag.
+
+    list (bare, any order), set, tuple (tag: its brackets, so intervals too), union, ratio (tag:
+    looks like a time), relation (items: the sides, tag: the signs), matrix (items: its rows, each a
+    tuple), infinity (tag: sign).
+    """
+    kind: str
+    items: tuple
+    tag: object = None
+
+
+_REAL_LINE = _Node("tuple", (_Node("infinity", (), -1), _Node("infinity", (), 1)), "()")
+_RELATIONS = set("=<>≤≥≠≈∈")
+_CLOSERS = {"(": ")]", "[": "])", "⟨": "⟩", "{": "}", r"\{": [r"\}"]}
+_ACCENTS = set("overline bar hat vec widehat underline tilde overrightarrow".split())
+_MATRICES = set("pmatrix bmatrix matrix smallmatrix array".split())
+
+
+class _Parser:
+    """Recursive descent, one method a level: items, item (relations), side (unions), ratio, sum,
+    term, power, atom. `gold_words` holds the units that the gold uses; the parser that reads the
+    gold itself is `trusted`: whatever words follow a number there are units, and are collected."""
+
+    def __init__(self, tokens: list[_Token], work: _Work, gold_words: set | None = None,
+                 variables: bool = True):
+        self.tokens, self.pos, self.work = tokens, 0, work
+        self.trusted = gold_words is None
+        self.gold_words = set() if self.trusted else gold_words
+        self.variables = variables     # whether the gold has letters: then "5 m" is a product
+        self.depth = 0
+        self.bits = self.signs = 0     # which way each ± of this item goes, and how many were met
+        self.linked = any(t.text == "∓" for t in tokens)
+        self.sum_left = False          # a sum of plain numbers was written, not carried out
+        self.absolute = 0              # open |: the next one closes
+
+    # -- tokens
+
+    def peek(self, ahead: int = 0) -> _Token:
+        place = self.pos + ahead
+        return self.tokens[place] if place < len(self.tokens) else _Token("stop", "", True)
+
+    def next(self) -> _Token:
+        self.work.spend(6)
+        token = self.peek()
+        self.pos += 1
+        return token
+
+    def take(self, symbol: str) -> bool:
+        token = self.peek()
+        if token.kind == "symbol" and token.text == symbol:
+            self.next()
+            return True
+        return False
+
+    def expect(self, symbol: str) -> None:
+        if not self.take(symbol):
+            raise _Unreadable(f"{symbol} is missing")
+
+    # -- collections
+
+    def answer(self):
+        """The whole answer: one value, or a bare list of several."""
+        found = self.items(lambda t: t.kind == "stop")
+        if not found:
+            raise _Unreadable("nothing there")
+        return found[0] if len(found) == 1 else _Node("list", tuple(found))
+
+    def items(self, closes, alternatives: bool = True) -> list:
+        """Items between commas (or "and", "or", ";") up to a token that `closes`."""
+        found, comma = [], True
+        while True:
+            while self.peek().kind == "symbol" and self.peek().text in (",", ";"):
+                self.next()
+                comma = True
+            if closes(self.peek()):
+                return found
+            if not comma:
+                raise _Unreadable(f"unexpected {self.peek().text}")
+            found += self.alternatives() if alternatives else [self.item()]
+            comma = False
+
+    def alternatives(self) -> list:
+        """One item, read once for every way its ± can go: 1 ± 2i is two values."""
+        outer, start = (self.bits, self.signs), self.pos
+        self.bits = self.signs = 0
+        found = [self.item()]
+        ways = self.signs and (2 if self.linked else 2 ** self.signs)
+        if ways > 8:
+            raise _Unreadable("too many ±")
+        for self.bits in range(1, ways):
+            self.pos, self.signs = start, 0
+            found.append(self.item())
+        self.bits, self.signs = outer
+        return found
+
+    def item(self):
+        self.take("≈")
+        before, sides, signs = self.sum_left, [self.side()], []
+        while self.peek().kind == "symbol" and self.peek().text in _RELATIONS:
+            signs.append(self.next().text)
+            self.sum_left = before  # 2 + 3 = 5 was carried out: the last side is the answer
+            sides.append(self.side())
+        return _Node("relation", tuple(sides), "".join(signs)) if signs else sides[0]
+
+    def side(self):
+        parts = [self.ratio()]
+        while self.take("∪"):
+            parts.append(self.ratio())
+        value = _Node("union", tuple(parts)) if len(parts) > 1 else parts[0]
+        return self.without(value, self.ratio()) if self.take("∖") else value
+
+    def without(self, line, points) -> _Node:
+        r"""\mathbb{R} \setminus \{2, 3\} as a union of open intervals."""
+        if line != _REAL_LINE or not isinstance(points, _Node) or points.kind != "set":
+            raise _Unreadable("a difference of sets")
+        places = [(_approximate(p.num) if p.num else 0.0, p) for p in map(self.scalar, points.items)
+                  if p.den == _ONE]
+        if len(places) < len(points.items) or None in [x for x, _ in places] or not places:
+            raise _Unreadable("points that cannot be ordered")
+        ends = [line.items[0], *(p for _, p in sorted(places, key=lambda place: place[0])), line.items[1]]
+        return _Node("union", tuple(_Node("tuple", pair, "()") for pair in zip(ends, ends[1:])))
+
+    def ratio(self):
+        start = self.pos
+        parts = [self.sum()]
+        while self.take(":"):
+            parts.append(self.sum())
+        if len(parts) == 1:
+            return parts[0]
+        written = [t.text for t in self.tokens[start:self.pos] if t.text != ":"]
+        clock = len(written) > 1 and re.fullmatch("[01]?[0-9]|2[0-4]", written[0]) and \
+            re.fullmatch("[0-5][0-9]", written[1])
+        return _Node("ratio", tuple(self.scalar(p) for p in parts), bool(clock))
+
+    # -- arithmetic
+
+    def scalar(self, value) -> _Scalar:
+        if not isinstance(value, _Scalar):
+            raise _Unreadable("arithmetic with what is not a number")
+        return value
+
+    def sign(self) -> int:
+        """+1 or -1 after +, -, ± or ∓ (read and consumed), 0 where none stands."""
+        token = self.peek()
+        if token.kind != "symbol" or token.text not in "+-±∓":
+            return 0
+        self.next()
+        if token.text in "+-":
+            return 1 if token.text == "+" else -1
+        way = self.bits & 1 if self.linked else self.bits >> self.signs & 1
+        self.signs += 1
+        return (-1 if way else 1) * (1 if token.text == "±" else -1)
+
+    def sum(self):
+        sign = self.sign()
+        total = self.term()
+        total = self.negative(total) if sign < 0 else total
+        plain, terms = [_plain_number(total)], 1
+        while sign := self.sign():
+            term = self.scalar(self.term())
+            plain.append(_plain_number(term))
+            total = _add(self.scalar(total), term, self.work, sign)
+        self.sum_left |= len(plain) > 1 and all(plain)
+        return total
+
+    def negative(self, value):
+        if isinstance(value, _Scalar):
+            return _Scalar({m: -c for m, c in value.num.items()}, value.den)
+        if value.kind == "infinity":
+            return _Node("infinity", (), -value.tag)
+        return self.product(_number(-1), value)
+
+    def product(self, a, b):
+        for matrix, factor in ((a, b), (b, a)):
+            if isinstance(matrix, _Node) and matrix.kind == "matrix":
+                factor = self.scalar(factor)
+                return _Node("matrix", tuple(tuple(_multiply(factor, self.scalar(cell), self.work)
+                                                   for cell in row) for row in matrix.items))
+        return _multiply(self.scalar(a), self.scalar(b), self.work)
+
+    def term(self):
+        value = self.factor()
+        while True:
+            if self.take("*"):
+                value = self.product(value, self.factor(value))
+            elif self.take("/"):
+                value = _divide(self.scalar(value), self.scalar(self.factor(value)), self.work)
+            elif self.starts_factor():
+                value = self.product(value, self.power(value))
+            else:
+                return value
+
+    def starts_factor(self) -> bool:
+        """Whether the next token is multiplied without a sign; a number never is: 5 6 is no 30."""
+        kind, text, _ = self.peek()
+        return kind in ("name", "word", "begin") or kind == "command" and text != "in" or \
+            kind == "symbol" and (text in ("(", "{", "√", "$") or text == "|" and not self.absolute)
+
+    def factor(self, before=None):
+        sign = self.sign()
+        value = self.power(before)
+        return self.negative(value) if sign < 0 else value
+
+    def power(self, before=None):
+        """An atom with what follows it: ^, !, %, °. `before` is the factor on its left, if any."""
+        value = self.atom(before)
+        while self.peek().kind == "symbol" and self.peek().text in ("^", "!", "%", "°"):
+            text = self.next().text
+            if text == "^":
+                sign = self.sign()
+                exponent = self.scalar(self.argument())
+                value = _power(self.scalar(value), self.negative(exponent) if sign < 0 else exponent,
+                               self.work)
+            elif text == "!":
+                value = _number(math.factorial(_small(value, 2500, self.work)))
+            else:
+                unit = {"%": "percent", "°": "degree"}[text]
+                value = _multiply(self.scalar(value), _generator(_UNIT, unit), self.work)
+                if text == "°" and self.peek().text in ("C", "F"):
+                    value = _multiply(value, _generator(_UNIT, self.next().text), self.work)
+        return value
+
+    # -- atoms
+
+    def atom(self, before=None):
+        kind, text, _ = token = self.next()
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise _Unreadable("too deep")
+        if kind == "number":
+            value = self.number(text)
+        elif kind == "numeral":
+            digits, base = text.split("_")
+            value = _number(_decimal(digits)) if re.fullmatch(r"[0-9]+\.?[0-9]*", digits) else \
+                _generator(_NAME, "numeral " + digits)
+            value = _multiply(value, _generator(_UNIT, "base " + base), self.work)
+        elif kind == "name":
+            value = self.name(token, before)
+        elif kind == "word":
+            value = self.words(text, before)
+        elif kind == "command":
+            value = self.command(text)
+        elif kind == "begin":
+            value = self.matrix(text)
+        elif text in _CLOSERS:
+            value = self.group(text)
+        elif text == "|":
+            value = self.absolute_value()
+        elif text == "√":
+            value = _root(self.scalar(self.argument()), 2, self.work)
+        elif text == "$":
+            value = _generator(_UNIT, "dollar")
+            value = value if before else _multiply(value, self.scalar(self.factor()), self.work)
+        elif text in "€£¥" and text:
+            value = _multiply(_generator(_UNIT, text), self.scalar(self.factor()), self.work)
+        elif text == "∞":
+            value = _Node("infinity", (), 1)
+        elif text == "∅":
+            value = _Node("set", ())
+        else:
+            raise _Unreadable(f"unexpected {token.text or 'end'}")
+        self.depth -= 1
+        return value
+
+    def number(self, text: str) -> _Scalar:
+        value = _decimal(text)
+        after = self.peek()
+        if "." in text and after.text in ("overline", "bar") and not after.spaced:
+            self.next()  # 0.1\overline{6}
+            self.expect("{")
+            digits = self.next().text
+            self.expect("}")
+            if not re.fullmatch("[0-9]{1,40}", digits):
+                raise _Unreadable("no repeating digits")
+            places = len(text.split(".")[1])
+            return _number(value + Fraction(int(digits), (10 ** len(digits) - 1) * 10 ** places))
+        if not text.isdigit():
+            return _number(value)
+        if after == ("command", "frac", after.spaced):  # 1\frac{3}{4} is 7/4, not 3/4
+            self.next()
+            num, den = (self.scalar(self.argument(digit=True)) for _ in range(2))
+            n, d = _rational(num), _rational(den)
+            part = _divide(num, den, self.work)
+            mixed = n is not None and d is not None and n.denominator == d.denominator == 1 and 0 < n < d
+            return (_add if mixed else _multiply)(_number(value), part, self.work)
+        if after.kind == "number" and after.spaced and self.peek(1).text == "/" and \
+                self.peek(2).kind == "number":  # 1 3/4
+            n, _, d = (self.next().text for _ in range(3))
+            if n.isdigit() and d.isdigit() and 0 < int(n[:300]) < int(d[:300]):
+                return _number(value + Fraction(_decimal(n), _decimal(d)))
+            raise _Unreadable("two numbers side by side")
+        return _number(value)
+
+    def name(self, token: _Token, before) -> _Scalar:
+        text = token.text
+        if text == "i":
+            return _generator(_IMAGINARY, 0)
+        if isinstance(before, _Scalar) and not before.num:
+            raise _Unreadable("zero times letters: it would hide any word, as in 0 is it")
+        if token.spaced and text in ("m", "s", "g", "h", "L") and not self.variables and \
+                isinstance(before, _Scalar) and _plain_number(_without_units(before, self.work)):
+            return _generator(_UNIT, _singular(text))  # "5 m" where the gold has no letters
+        if self.take("_"):
+            text += "_" + self.subscript()
+        after = self.peek()
+        if text[0] in "fgP" and after.text == "(" and not after.spaced:  # f(4 - x) is no product
+            self.next()
+            inside = self.items(lambda t: t.text == ")", alternatives=False)
+            self.expect(")")
+            keys = tuple(_key(self.scalar(value)) for value in inside)
+            return _generator(_FUNCTION, ("call " + text,) + keys)
+        return _generator(_NAME, text)
+
+    def subscript(self) -> str:
+        if not self.take("{"):
+            return self.next().text
+        text = []
+        while not self.take("}"):
+            if self.peek().kind == "stop":
+                raise _Unreadable("a brace that never closes")
+            text.append(self.next().text)
+        return " ".join(text)
+
+    def words(self, first: str, before) -> _Scalar:
+        """Words are a unit after a number ("5 sq. cm", "4 apples"), else a name ("Friday")."""
+        words = [first]
+        while self.peek().kind == "word":
+            words.append(self.next().text)
+        if before is None:
+            name = _generator(_NAME, " ".join(words)) if words != ["i"] else _generator(_IMAGINARY, 0)
+            if len(words[-1]) > 2 and self.peek().kind == "number":  # June 20
+                name = _multiply(name, self.number(self.next().text), self.work)
+            return name
+        if not _is_unit(words, self.gold_words, self.trusted):
+            raise _Unreadable("words that name no unit")
+        if self.trusted:
+            self.gold_words.update(words)
+        if "per" in words:
+            return _generator(_UNIT, " ".join(map(_singular, words)))
+        exponent = 2 if {"square", "sq"} & set(words) else 3 if {"cubic", "cu"} & set(words) else 1
+        unit = _generator(_UNIT, _singular(words[-1]))
+        return _power(unit, _number(exponent), self.work)
+
+    def argument(self, digit: bool = False):
+        r"""What \frac, \sqrt, ^ apply to: {...}, a group, a number (its first digit where TeX says so:
+        \frac12), or another atom."""
+        if self.take("{"):
+            value = self.item()
+            self.expect("}")
+            return value
+        token = self.peek()
+        if token.kind == "number":
+            self.next()
+            if digit and len(token.text) > 1:
+                self.pos -= 1
+                self.tokens = self.tokens[:]
+                self.tokens[self.pos] = _Token("number", token.text[1:], False)
+                return _number(_decimal(token.text[0]))
+            return _number(_decimal(token.text))
+        return self.atom()
+
+    def command(self, text: str):
+        if text == "frac":
+            num = self.scalar(self.argument(digit=True))
+            return _divide(num, self.scalar(self.argument(digit=True)), self.work)
+        if text == "binom":
+            n, k = (_small(self.argument(digit=True), 1000, self.work) for _ in range(2))
+            return _number(math.comb(n, k))
+        if text == "sqrt":
+            degree = 2
+            if self.take("["):
+                degree = _small(self.item(), 60, self.work)
+                self.expect("]")
+            elif self.peek().kind == "number" and len(self.peek().text) > 1:
+                raise _Unreadable(r"\sqrt12: which digits are under the root?")
+            return _root(self.scalar(self.argument()), degree, self.work)
+        if text in _TRIG or text in _LOGS:
+            return self.function(text)
+        if text in _ACCENTS:  # the conjugate of z is not z; the segment AB may do without its bar
+            inside = self.scalar(self.argument())
+            (monomial, _), = list(inside.num.items())[:1] or [((), 0)]
+            segment = len(monomial) == 1 and monomial[0][0][0] == _NAME and len(monomial[0][0][1]) > 1
+            return inside if segment else _generator(_FUNCTION, (text, _key(inside)))
+        if text == "mathbb":
+            letter = self.subscript()
+            if letter == "R":
+                return _REAL_LINE
+            return _generator(_NAME, "mathbb " + letter)
+        if text in ("angle", "triangle"):
+            return _generator(_FUNCTION, (text, _key(self.scalar(self.atom()))))
+        raise _Unreadable(f"unknown command {text}")
+
+    def function(self, text: str) -> _Scalar:
+        """sin x, \\sin^2 x, \\log_2 8, \\ln(a/b): kept as generators, tan as sin/cos and so on."""
+        base, exponent = None, _number(1)
+        if text == "log":
+            base = self.scalar(self.argument()) if self.take("_") else _number(10)
+        if self.take("^"):
+            exponent = self.scalar(self.argument())
+            if _rational(exponent) == -1:
+                text, exponent = "arc" + text, _number(1)
+        if self.peek().text == "(":
+            inside = self.scalar(self.atom())
+        else:
+            inside = self.scalar(self.power())
+            while self.starts_factor() and self.peek().text not in _TRIG | _LOGS | {"("}:
+                inside = _multiply(inside, self.scalar(self.power(inside)), self.work)
+        if text in _LOGS:
+            value = _logarithm(inside, self.work)
+            value = _divide(value, _logarithm(base, self.work), self.work) if base else value
+        else:
+            top, bottom = {"tan": ("sin", "cos"), "cot": ("cos", "sin"), "sec": ("", "cos"),
+                           "csc": ("", "sin")}.get(text, (text, ""))
+            one = _number(1)
+            top, bottom = (_generator(_FUNCTION, (f, _key(inside))) if f else one for f in (top, bottom))
+            value = _divide(top, bottom, self.work)
+        return _power(value, exponent, self.work)
+
+    def group(self, opened: str):
+        """(...), [...], {...}: brackets around one value only group it; around several they mean a
+        point, an interval or a set."""
+        outer, self.absolute = self.absolute, 0
+        if opened == r"\{" and self.peek().kind == "name" and self.peek(1).text in (":", "|"):
+            self.pos += 2  # {x : x > 2}
+        closers = _CLOSERS[opened]
+        braces = "{" in opened
+        found = self.items(lambda t: t.kind == "symbol" and t.text in closers, alternatives=braces)
+        closed = self.next().text
+        self.absolute = outer
+        if opened == r"\{":
+            return found[0] if len(found) == 1 and _is_relation(found[0]) else _Node("set", tuple(found))
+        if len(found) == 1 and closed == closers[0]:
+            return found[0]
+        if len(found) < 2:
+            raise _Unreadable("empty or unmatched brackets")
+        if opened == "{":
+            return _Node("set", tuple(found))
+        return _Node("tuple", tuple(found), "()" if opened == "⟨" else opened + closed)
+
+    def absolute_value(self):
+        self.absolute += 1
+        inside = self.scalar(self.sum())
+        self.expect("|")
+        self.absolute -= 1
+        top, bottom = _approximate(inside.num), _approximate(inside.den)
+        if not inside.num or top and bottom and top * bottom > 0:
+            return inside
+        return self.negative(inside) if top and bottom else _generator(_FUNCTION, ("abs", _key(inside)))
+
+    def matrix(self, kind: str) -> _Node:
+        if kind not in _MATRICES:
+            raise _Unreadable(f"{kind} is not a matrix")
+        if kind == "array":
+            self.subscript()  # {cc}
+        rows = [[self.item()]]
+        while True:
+            token = self.next()
+            if token.text == "&":
+                rows[-1].append(self.item())
+            elif token.text == r"\\" and self.peek().kind != "end":
+                rows.append([self.item()])
+            elif token.text == r"\\":
+                continue
+            elif token.kind == "end" and token.text == kind:
+                break
+            else:
+                raise _Unreadable("a matrix that does not close")
+        if len({len(row) for row in rows}) > 1:
+            raise _Unreadable("rows of different length")
+        return _Node("matrix", tuple(map(tuple, rows)))
+
+
+def _decimal(text: str) -> Fraction:
+    """12, .5, 5., 1.5e3 as an exact Fraction."""
+    digits, _, exponent = text.lower().partition("e")
+    if len(digits) > 500 or abs(int(exponent or 0)) > 3000:
+        raise _Unreadable("too many digits")
+    whole, _, places = digits.partition(".")
+    return Fraction(int(whole + places or 0), 10 ** len(places)) * Fraction(10) ** int(exponent or 0)
+
+
+def _small(value, limit: int, work: _Work) -> int:
+    """A whole number from 0 to `limit`, for factorials and degrees of roots."""
+    q = _rational(value) if isinstance(value, _Scalar) else None
+    if q is None or q.denominator != 1 or not 0 <= q <= limit:
+        raise _Unreadable("not a small whole number")
+    work.spend(50 + int(q))
+    return int(q)
+
+
+def _plain_number(value) -> bool:
+    return isinstance(value, _Scalar) and bool(_rational(value))
+
+
+def _is_relation(value) -> bool:
+    return isinstance(value, _Node) and value.kind == "relation"
+
+
+# ---- compare -----------------------------------------------------------------------------------
+
+def is_equivalent(candidate: str, gold: str) -> bool:
+    r"""Whether a candidate answer says the same as the gold answer.
+
+    Bounded and deterministic for any text; False for what cannot be read.
+
+    >>> [is_equivalent(c, r"\frac{7}{4}") for c in ("1.75", r"1\frac{3}{4}", "14/8", "1.7500001")]
+    [True, True, True, False]
+    >>> is_equivalent("x > 2", r"(2, \infty)"), is_equivalent("[2,5)", "(2,5)")
+    (True, False)
+    >>> is_equivalent(r"\frac{1}{\sqrt2 + 1}", r"\sqrt{2} - 1"), is_equivalent("5 or 6", "5")
+    (True, False)
+    """
+    if not isinstance(candidate, str) or not isinstance(gold, str):
+        return False
+    try:
+        found, expected = _tokens(_normalise(candidate)), _tokens(_normalise(gold))
+    except _Unreadable:
+        return False
+    if _spelling(found) == _spelling(expected):
+        return bool(expected)
+    work = _Work()
+    try:
+        gold_parser = _Parser(expected, work)
+        letters = any(t.kind == "name" for t in expected)
+        expected = gold_parser.answer()
+        parser = _Parser(found, work, gold_parser.gold_words, letters)
+        found = parser.answer()
+        if parser.sum_left and not gold_parser.sum_left:
+            return False
+        return _same(found, expected, work)
+    except _Unreadable:
+        return False
+
+
+def grade_answer(response: str, gold: str) -> bool:
+    """The reward r(y, y*): is the final answer of this response right? No answer is never right.
+
+    >>> grade_answer("Final Answer: The final answer is $0.5$. I hope it is correct.", "1/2")
+    True
+    """
+    answer = extract_answer(response)
+    return answer is not None and is_equivalent(answer, gold)
+
+
+def _spelling(tokens: list[_Token]) -> str:
+    r"""The tokens in one string: \text{odd} and odd, \dfrac and \frac, (A) and A are spelt alike."""
+    while len(tokens) > 2 and tokens[0].text == "(" and tokens[-1].text == ")" and \
+            all(t.kind in ("name", "word") for t in tokens[1:-1]):
+        tokens = tokens[1:-1]
+    if len(tokens) == 1 and tokens[0].kind == "numeral" and not tokens[0].text[0].isdigit():
+        tokens = [tokens[0]._replace(text=tokens[0].text.split("_")[0])]
+    letters = ("name", "word")
+    pieces, last = [], None
+    for token in tokens:
+        # Letters may touch, as in o-d-d; two numbers side by side must not become one.
+        pieces.append("" if last in letters and token.kind in letters else " ")
+        pieces.append(token.text)
+        last = token.kind
+    return "".join(pieces)
+
+
+def _same(a, b, work: _Work) -> bool:
+    """Whether two values are equal; `b` is the gold."""
+    if _is_relation(a) and _is_relation(b) and _same_relation(a, b, work):
+        return True
+    (name_a, a), (name_b, b) = _assigned(a, work), _assigned(b, work)
+    if name_a is not None and name_b is not None and name_a != name_b:
+        return False  # x = 5 is 5, but not y = 5
+    if _is_relation(b) and set(b.tag) <= {"=", "≈"} and all(map(_is_constant, b.items)):
+        # 0.56 = 56\%: the gold itself gives both
+        return not _is_relation(a) and any(_same(a, side, work) for side in b.items)
+    if _is_relation(a) and set(a.tag) <= {"="}:       # 10/2 = 5: every side has to be right
+        return all(_same(side, b, work) for side in a.items)
+    if _is_relation(a) and a.tag == "≈" and _near(*a.items):  # 2/3 ≈ 0.67: the exact side counts
+        return _same(a.items[0], b, work)
+    a, b = _only_item(a), _only_item(b)
+    if isinstance(a, _Scalar) and isinstance(b, _Scalar):
+        return _same_number(a, b, work)
+    if isinstance(a, _Scalar) or isinstance(b, _Scalar):
+        ratio, number = (b, a) if isinstance(a, _Scalar) else (a, b)
+        return ratio.kind == "ratio" and len(ratio.items) == 2 and \
+            _equal(ratio.items[0], _multiply(number, ratio.items[1], work), work)
+    return _same_node(a, b, work)
+
+
+def _same_node(a: _Node, b: _Node, work: _Work) -> bool:
+    work.spend(5)
+    kinds = {a.kind, b.kind}
+    if kinds == {"list", "set"} or kinds == {"list"}:
+        return _same_items(a.items, b.items, work)
+    if len(kinds) > 1:
+        return False
+    if a.kind == "set":
+        return _same_items(_distinct(a.items, work), _distinct(b.items, work), work)
+    if a.kind == "union":
+        return _same_items(a.items, b.items, work)
+    if a.kind == "matrix":
+        return [len(row) for row in a.items] == [len(row) for row in b.items] and all(
+            _same(x, y, work) for s, t in zip(a.items, b.items) for x, y in zip(s, t))
+    if len(a.items) != len(b.items) or a.kind != "ratio" and a.tag != b.tag:
+        return False
+    if a.kind == "ratio" and not (a.tag and b.tag):  # 2:4 is 1:2, but half past four is no 2:15
+        return all(_equal(_multiply(x, b.items[0], work), _multiply(y, a.items[0], work), work)
+                   for x, y in zip(a.items, b.items))
+    return all(_same(x, y, work) for x, y in zip(a.items, b.items))
+
+
+def _same_items(a: tuple, b: tuple, work: _Work) -> bool:
+    """Equal as multisets: any order, but the same number of times."""
+    left = list(b)
+    for x in a:
+        match = next((i for i, y in enumerate(left) if _same(x, y, work)), None)
+        if match is None:
+            return False
+        del left[match]
+    return not left
+
+
+def _distinct(items: tuple, work: _Work) -> tuple:
+    kept = []
+    for x in items:
+        if not any(_same(x, y, work) for y in kept):
+            kept.append(x)
+    return tuple(kept)
+
+
+def _only_item(value):
+    """The value itself for a list or set of one."""
+    while isinstance(value, _Node) and value.kind in ("list", "set") and len(value.items) == 1:
+        value = value.items[0]
+    return value
+
+
+def _same_number(a: _Scalar, b: _Scalar, work: _Work) -> bool:
+    """Equal, or equal once a unit is forgotten that only one of the two has."""
+    if _equal(a, b, work):
+        return True
+    bare_a, bare_b = _without_units(a, work), _without_units(b, work)
+    if (bare_a is a) == (bare_b is b):  # both have units, and they differ; or none has
+        return False
+    return _equal(bare_a, bare_b, work)
+
+
+def _without_units(a: _Scalar, work: _Work) -> _Scalar:
+    if not any(g[0] == _UNIT for poly in a for monomial in poly for g, _ in monomial):
+        return a
+    bare = []
+    for poly in a:
+        total = {}
+        for monomial, coefficient in poly.items():
+            kept = tuple((g, e) for g, e in monomial if g[0] != _UNIT)
+            total = _poly_add(total, {kept: coefficient}, work)
+        bare.append(total)
+    return _quotient(*bare, work)
+
+
+def _is_constant(value) -> bool:
+    """A number without variables."""
+    return isinstance(value, _Scalar) and not any(
+        g[0] in (_NAME, _FUNCTION) and g[1] not in _CONSTANTS for poly in value for m in poly for g, _ in m)
+
+
+def _near(a, b) -> bool:
+    """Whether b can pass for a rounded a."""
+    if not isinstance(a, _Scalar) or not isinstance(b, _Scalar):
+        return False
+    work = _Work()
+    values = [_approximate(p) for s in (a, b) for p in _without_units(s, work)]
+    if None in values:
+        return False
+    x, y = values[0] / values[1], values[2] / values[3]
+    return abs(x - y) <= 0.01 * abs(x)
+
+
+# -- relations: assignments, equations, inequalities
+
+def _name_of(value):
+    """What an assignment assigns to: a variable, a word, f(x), or a tuple of those; else None."""
+    if isinstance(value, _Node):
+        names = [_name_of(v) for v in value.items] if value.kind == "tuple" else [None]
+        return None if None in names else tuple(names)
+    if value.den != _ONE or len(value.num) != 1:
+        return None
+    (monomial, coefficient), = value.num.items()
+    if coefficient != 1 or len(monomial) != 1 or monomial[0][1] != 1:
+        return None
+    kind, payload = monomial[0][0]
+    named = kind == _NAME and payload not in _CONSTANTS or \
+        kind == _FUNCTION and payload[0][:4] in ("call", "angl")
+    return monomial[0][0] if named else None
+
+
+def _assigned(value, work: _Work) -> tuple:
+    """(name, value) with the name split off: x = 5, x in [0,1], x > 3 (an interval), x = 1 or x = 2.
+
+    The name is None where the value has none.
+    """
+    if isinstance(value, _Node) and value.kind == "list":
+        pairs = [_assigned(item, work) for item in value.items]
+        name = pairs[0][0]
+        if name is None or any(other not in (None, name) for other, _ in pairs):
+            return None, value
+        values = tuple(v for _, v in pairs)
+        ranges = all(_is_relation(v) and set(v.tag) <= set("<>≤≥≠") for v in value.items)
+        return name, _Node("union", values) if ranges else _Node("list", values)
+    if not _is_relation(value):
+        return None, value
+    sides, signs = value.items, value.tag
+    if set(signs) <= set("<>≤≥≠"):
+        return _interval(sides, signs) or (None, value)
+    name = _name_of(sides[0])
+    if name is not None and signs[0] in "=∈≈":
+        if len(sides) == 2:
+            return name, sides[1]
+        return name, _Node("relation", sides[1:], signs[1:])
+    if signs == "=" and (name := _name_of(sides[1])) is not None:
+        return name, sides[0]
+    return None, value
+
+
+def _interval(sides: tuple, signs: str) -> tuple | None:
+    """2 <= x < 5 as (x, [2,5)); x != 3 as (x, (-oo,3) u (3,oo)); None for any other inequality."""
+    if set(signs) <= set(">≥") and len(sides) == 3 or signs in (">", "≥") and _name_of(sides[0]) is None:
+        sides, signs = sides[::-1], signs[::-1].translate(str.maketrans(">≥", "<≤"))
+    low, high = (_Node("infinity", (), sign) for sign in (-1, 1))
+    if len(sides) == 3 and set(signs) <= set("<≤"):
+        low, name, high = sides[0], _name_of(sides[1]), sides[2]
+        tag = "([" [signs[0] == "≤"] + ")]"[signs[1] == "≤"]
+    elif len(sides) == 2 and signs in "≠<≤>≥":
+        name, other = _name_of(sides[0]), sides[1]
+        if name is None:
+            name, other = _name_of(sides[1]), sides[0]
+            signs = signs.translate(str.maketrans("<≤", ">≥"))
+        if signs == "≠":
+            parts = _Node("tuple", (low, other), "()"), _Node("tuple", (other, high), "()")
+            return None if name is None else (name, _Node("union", parts))
+        if signs in "<≤":
+            high, tag = other, "()" if signs == "<" else "(]"
+        else:
+            low, tag = other, "()" if signs == ">" else "[)"
+    else:
+        return None
+    return None if name is None else (name, _Node("tuple", (low, high), tag))
+
+
+def _same_relation(a: _Node, b: _Node, work: _Work) -> bool:
+    """The same equation or inequality up to a constant factor; y = 2x and 2y - 4x = 0.
+
+    A gold that assigns a constant is not met by an equation yet to be solved: 2x = 10 is not x = 5.
+    """
+    turn = str.maketrans("<≤>≥", ">≥<≤")
+    if len(a.items) != 2 or len(b.items) != 2:
+        sides = [(a.items, a.tag), (a.items[::-1], a.tag[::-1].translate(turn))]
+        return any(signs == b.tag and len(items) == len(b.items) and
+                   all(_same(x, y, work) for x, y in zip(items, b.items)) for items, signs in sides)
+    if not all(isinstance(side, _Scalar) for side in a.items + b.items) or a.tag == "∈":
+        return False
+    for name, value in ((_name_of(b.items[0]), b.items[1]), (_name_of(b.items[1]), b.items[0])):
+        if name is not None and _is_constant(value):
+            return False
+    difference_a, difference_b = (_add(*side, work, -1) for side in (a.items, b.items))
+    p = _poly_mul(difference_a.num, difference_b.den, work)
+    q = _poly_mul(difference_b.num, difference_a.den, work)
+    if not p or p.keys() != q.keys():
+        return False
+    ratio = p[max(p)] / q[max(p)]
+    work.spend(len(p))
+    signs = a.tag if ratio > 0 else a.tag.translate(turn)
+    return signs == b.tag and all(p[m] == ratio * q[m] for m in p)
 
 
 # ============================================================================
