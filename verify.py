@@ -539,10 +539,13 @@ def _landlock(readable, writable):
     os.close(fence)
 
 
-def _seccomp(denied):
-    """C: a filter in the kernel that refuses the system calls in `denied`, and others in part."""
-    import ctypes
+@functools.lru_cache(1)  # Z builds it once: in its namespaces every candidate has the pid 1
+def _filter_code(layers, pid):
+    """The seccomp filter of these layers, in BPF, for the process that will be `pid`."""
     column, architecture = _ARCHITECTURES[os.uname().machine]
+    denied = dict(_NO_ONE_ELSE)
+    if "namespaces" not in layers:
+        denied |= _NO_MARKS if "landlock" in layers else _NO_MARKS | _NO_FILES
     load, equal, at_least, mask, give = 0x20, 0x15, 0x35, 0x54, 0x06  # BPF's operations
     allow, refuse, absent = 0x7FFF0000, 0x50000 | 1, 0x50000 | 38     # errno EPERM, ENOSYS
     program = [(load, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, 0x80000000),  # else: die
@@ -551,20 +554,25 @@ def _seccomp(denied):
     for number in sorted({numbers[column] for numbers in denied.values()} - {None}):
         program += [(equal, 0, 1, number), (give, 0, 0, refuse)]
     conditions = [  # call, argument, mask, value: allowed only if argument & mask == value
-        ((56, 220), 0, 0x10000, 0x10000),            # clone: threads only
-        ((62, 129), 0, 0xFFFFFFFF, os.getpid()),     # kill and tgkill: only itself
-        ((234, 131), 0, 0xFFFFFFFF, os.getpid()),
-        ((302, 261), 0, 0xFFFFFFFF, 0),              # prlimit64: only itself
-        ((53, 199), 1, 0xF, 1),                      # socketpair: only connected streams (asyncio)
+        ((56, 220), 0, 0x10000, 0x10000),  # clone: threads only
+        ((62, 129), 0, 0xFFFFFFFF, pid),   # kill and tgkill: only itself
+        ((234, 131), 0, 0xFFFFFFFF, pid),
+        ((302, 261), 0, 0xFFFFFFFF, 0),    # prlimit64: only itself
+        ((53, 199), 1, 0xF, 1),            # socketpair: only connected streams (asyncio's)
     ]
     for numbers, argument, bits, value in conditions:
         program += [(equal, 0, 5, numbers[column]), (load, 0, 0, 16 + 8 * argument),
                     (mask, 0, 0, bits), (equal, 0, 1, value), (give, 0, 0, allow),
                     (give, 0, 0, refuse)]
     program += [(give, 0, 0, allow)]
-    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+
+
+def _seccomp(code):
+    """C: a filter in the kernel that refuses system calls, from here on."""
+    import ctypes
     buffer = ctypes.create_string_buffer(code, len(code))
-    header = struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer))
+    header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
     _c("prctl", _PR_SET_SECCOMP, 2, ctypes.c_char_p(header), 0, 0)
 
 
@@ -577,7 +585,6 @@ def _contain(sock, folder, layers, job):
         os.dup2(null, descriptor)
     os.closerange(3, sock.fileno())
     os.closerange(sock.fileno() + 1, 1 << 16)
-    os.environ.clear()
     os.chdir(folder)
     cpu = math.ceil(job["timeout"]) + 1
     limits = {"AS": job["baseline"] + (job["memory_mb"] << 20), "CPU": cpu, "FSIZE": 16 << 20,
@@ -603,8 +610,7 @@ def _contain(sock, folder, layers, job):
         _landlock(job["visible"], [folder])
     _c("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))  # no capability is left
     if "seccomp" in layers:
-        _seccomp({**_NO_ONE_ELSE, **({} if "namespaces" in layers else _NO_MARKS),
-                  **({} if hidden else _NO_FILES)})
+        _seccomp(_filter_code(layers, os.getpid()))
 
 
 # --- 3e. The zygote (Z): forks candidates and buries them ------------------------------------------
@@ -624,6 +630,8 @@ def _zygote(control, layers, base, visible):
             file.write("1000")  # if the machine runs out of memory, let it be the candidate that goes
         _hide_files(base, visible)
         folder = "/tmp"
+    if "seccomp" in layers:
+        _filter_code(layers, 1)
     while True:
         order, descriptors, _, _ = socket.recv_fds(control, 4096, 1)
         if not order:
@@ -973,7 +981,7 @@ def _strongest_zygote(without, base, baseline):
     for count in range(len(layers), -1, -1):
         for chosen in itertools.combinations(layers, count):
             for flags in (_CLONE_NEWUSER, 0)[:2 if "namespaces" in chosen else 1]:
-                control = _start_zygote(set(chosen), base, flags)
+                control = _start_zygote(frozenset(chosen), base, flags)
                 probe = {"program": "def f(): return 1", "tests": ["assert f() == 1"], "setup": "",
                          "entry_point": "f", "timeout": 10, "memory_mb": 64}
                 try:
@@ -991,8 +999,11 @@ def _strongest_zygote(without, base, baseline):
 def _evaluator(descriptor, base, without):
     """E's main: started by exec, with an empty environment. descriptor: of the caller's socket."""
     caller = socket.socket(fileno=int(descriptor))
+    os.environ.clear()
     for name in _PRELOAD:
         importlib.import_module(name)
+    for table in (_containers, _records, _plain_bases, _libc):
+        table()  # what every candidate would build again
     gc.collect()
     gc.freeze()  # so that a candidate's collector does not copy these pages
     import resource
@@ -1011,7 +1022,8 @@ def _evaluator(descriptor, base, without):
         try:
             job = _receive(caller, 1 << 30)
         except EOFError:
-            break  # the caller is gone, and Z goes with this process
+            shutil.rmtree(base, ignore_errors=True)
+            return  # the caller is gone, and Z goes with this process
         _send(caller, _run_job(job, control, caller, baseline))
 
 
