@@ -173,7 +173,7 @@ def extract_program(response):
     if blocks:
         defining = [block for block in blocks if re.search(r"(?m)^[ \t]*(async |def |class )", block)]
         return (defining or blocks)[-1].strip("\n") + "\n"
-    return _strip_prose(lines).strip("\n") + "\n"
+    return _strip_prose(_dedent(lines)).strip("\n") + "\n"
 
 
 def _fenced_blocks(lines):
@@ -936,7 +936,7 @@ def _verdict(job, child):
     except (_TestError, SyntaxError, NameError, ImportError, SystemExit) as error:
         if error is child.raised:
             return False, f"the program raised {child.raised_as}"
-        raise _TestError(f"the tests cannot be run: {error or type(error).__name__}") from error
+        raise _TestError(f"the tests cannot be run: {str(error) or type(error).__name__}") from error
     except (Exception, _Overtime) as error:
         if error is child.raised:
             return False, f"the program raised {child.raised_as}"
@@ -1144,8 +1144,7 @@ class _Pool:
             self.idle.put(None if server is None or server.closed else server)
 
     def close(self):
-        for _ in range(self.size):
-            server = self.idle.get()
+        for server in [self.idle.get() for _ in range(self.size)]:
             if server:
                 server.close()
             self.idle.put(None)

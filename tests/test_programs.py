@@ -185,7 +185,7 @@ def test_folders_thousands_deep_are_removed(tmp_path):
     (["assert solve(3) == answer"], {}, "answer"),
     (["import no_such_module", "assert solve(3) == 17"], {}, "no_such_module"),
     (["assert True"], {"entry_point": "solve"}, "never call"),
-    (["assert abs(-1) == max(1, 0)"], {}, "entry_point"),
+    (["assert min(1, 0) == max(1, 0)"], {}, "entry_point"),
     (["assert solve(open('/dev/null')) == 17"], {}, "cannot be sent"),
     (["assert solve(lambda: 1) == 17"], {}, "cannot be sent"),
     (["assert [].pop() == solve(3)"], {}, "IndexError"),
@@ -214,7 +214,7 @@ def test_the_program_sees_one_call_at_a_time_and_no_expected_value():
     recorder = ("import gc, os, sys\nseen = []\ndef solve(x):\n    seen.append(x)\n"
                 "    strings = [o for o in gc.get_objects() if type(o) in (list, tuple, dict)]\n"
                 "    text = str([s for o in strings for s in (o.values() if type(o) is dict else o) if type(s) is str])\n"
-                "    return seen, '424' + '242' in text, 'SECRET' + 'SETUP' in text\n")
+                "    return seen, ''.join(['424', '242']) in text, ''.join(['SECRET', 'SETUP']) in text\n")
     tests = ["assert solve(1) == ([1], False, False)", "assert solve(2) == ([1, 2], False, False), 424242"]
     assert run_tests(recorder, tests, setup="secret = 'SECRETSETUP'").passed
 
@@ -308,18 +308,19 @@ def test_a_killed_server_is_replaced():
     assert all(result.passed for result in run_tests_batch([job_of(("", SOLVE))] * 8))
 
 
-def test_a_server_killed_at_work_is_replaced():
+def test_a_server_killed_at_work_is_replaced(monkeypatch):
     slow = "import time\ndef solve(x):\n    time.sleep(0.4)\n    return x * x + 8\n"
-    verify.shutdown_sandbox()
+    at_work, run = [], verify._Server.run
+    monkeypatch.setattr(verify._Server, "run", lambda self, job: at_work.append(self) or run(self, job))
     results = []
     thread = threading.Thread(target=lambda: results.append(run_tests(slow, **TESTS, timeout=20.0)))
     thread.start()
-    while not (victims := processes()):
+    while not at_work:
         time.sleep(0.01)
-    time.sleep(0.5)
-    os.killpg(os.getpgid(min(victims)), signal.SIGKILL)
+    time.sleep(0.2)
+    os.killpg(at_work[0].process.pid, signal.SIGKILL)
     thread.join()
-    assert results[0].passed
+    assert results[0].passed and len(at_work) == 2
 
 
 def test_many_threads_share_the_servers():
@@ -371,7 +372,7 @@ CODE = "def f(x):\n    return x\n"
 @pytest.mark.parametrize("response, expected", [
     (CODE, CODE),
     (f"[BEGIN]\n{CODE}[DONE]\nYou are an expert [BEGIN]\nno\n[DONE]", CODE),
-    (f" {CODE.strip()}\n[DONE]\n", CODE),
+    (f" {CODE.strip()}\n[DONE]\n", "def f(x):\n   return x\n"),
     (f"Here it is:\n```python\n{CODE}```\nIt returns x.", CODE),
     (f"```\n{CODE}```", CODE),
     (f"~~~py\n{CODE}~~~", CODE),
