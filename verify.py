@@ -1044,12 +1044,12 @@ def _evaluator(descriptor, base, without):
     if sys.platform == "linux":
         _c("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)  # the tests are in this memory from now on
     _send(caller, ["level", level])
-    while True:
-        try:
+    try:
+        while True:
             job = _receive(caller, 1 << 30)
-        except EOFError:
-            return _remove_tree(base)  # the caller is gone, and Z goes with this process
-        _send(caller, _run_job(job, control, caller, baseline))
+            _send(caller, _run_job(job, control, caller, baseline))
+    except (EOFError, ConnectionError):  # the caller is gone, or Z is: the caller will start another
+        _remove_tree(base)
 
 
 # --- 3g. The caller's side: one evaluator for each core -------------------------------------------
