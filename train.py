@@ -66,11 +66,11 @@ class Settings:
     n_layer: int = setting(3, "blocks of the GPT", "012")
     n_embd: int = setting(96, "its width, a multiple of 4 heads", "012")
     # stage 0
-    base_steps: int = setting(800, "stage 0: supervised steps", "012")
-    base_batch: int = setting(128, "stage 0: dialogues a step", "012")
-    base_lr: float = setting(0.02, "stage 0: peak learning rate of Muon (matrices); AdamW (the rest) takes a fifth", "012")
+    base_steps: int = setting(1200, "stage 0: supervised steps", "012")
+    base_batch: int = setting(64, "stage 0: dialogues a step", "012")
+    base_lr: float = setting(0.015, "stage 0: peak learning rate of Muon (matrices); AdamW (the rest) takes a fifth", "012")
     # both stages of RL
-    problems: int = setting(64, "problems a step, over all processes", "12")
+    problems: int = setting(32, "problems a step, over all processes", "12")
     attempts: int = setting(8, "K, first attempts a problem; leave-one-out needs 2", "12")
     siblings: int = setting(1, "M, second attempts that share a first one and its cache", "12")
     temperature: float = setting(1.0, "sampling temperature in training, and of the policy that is trained", "12")
@@ -80,11 +80,12 @@ class Settings:
     alpha: float = setting(10.0, "α of the bonus α·(r2 − r1) in Stage II (Table 5)", "2")
     gamma: float = setting(0.0, "γ: 0 is the method; above it turn 1 is paid for turn 2, and collapses (Fig. 9)", "12")
     baseline: str = setting("first", "turn 2's baseline: none, problem, siblings, first (score.advantages)", "12")
-    stage1_steps: int = setting(200, "Stage I: steps", "12")
-    stage2_steps: int = setting(400, "Stage II: steps", "2")
-    stage1_lr: float = setting(3e-4, "Stage I: Adam's learning rate", "12")
+    stage1_steps: int = setting(450, "Stage I: steps", "12")
+    stage2_steps: int = setting(250, "Stage II: steps", "2")
+    stage1_lr: float = setting(5e-4, "Stage I: Adam's learning rate", "12")
     stage2_lr: float = setting(1e-4, "Stage II: Adam's learning rate", "2")
-    offline: float = setting(0.5, "Stage II: share of the problems whose first attempt comes from the base model", "2")
+    warmup: int = setting(40, "steps over which Adam's learning rate rises in Stage I and II", "12")
+    offline: float = setting(0.25, "Stage II: share of the problems whose first attempt comes from the base model", "2")
     start: str = setting("stage1", "what Stage II starts from: stage1, or base (no Stage I)", "2")
     train_turns: int = setting(2, "Stage II: 1 rewards the first attempt alone (single-turn RL)", "2")
     rounds: int = setting(1, "rounds of Stage I and II, one behind the other (v1 of the paper)", "2")
@@ -399,7 +400,7 @@ def step_log(batch: Batch, A, count, stats, shape) -> dict:
 def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, folder: Path) -> GPT:
     """Stage I or Stage II from `policy`, with `base` as π_ref in both. Returns the weights it leaves."""
     steps, lr = (s.stage1_steps, s.stage1_lr) if stage == 1 else (s.stage2_steps, s.stage2_lr)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=lr, betas=(0.9, 0.95))
+    optimizer = torch.optim.Adam(policy.parameters(), lr=lr, betas=(0.9, 0.99))
     average = GPT(policy.config)
     average.load_state_dict(policy.state_dict())
     base.requires_grad_(False)
@@ -429,6 +430,8 @@ def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, f
         sampled = time.perf_counter()
         log = policy_step(s, policy, base, stage, batch, beta2["value"])
         log["grad_norm"] = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0).item()
+        # Adam's first steps have no scale yet, and would shake first answers that nobody pays for.
+        optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / s.warmup) if s.warmup else lr
         optimizer.step()
         optimizer.zero_grad()
         if s.kl_target:  # a proportional controller, as old as RLHF: too far from the base, stricter
