@@ -1,8 +1,8 @@
 """The five metrics of the paper, with intervals, for any checkpoint; and a model to talk to.
 
-    python evaluate.py --run runs/default --split test           every stage of a run
+    python evaluate.py --folder runs/default --split test           every stage of a run
     python evaluate.py --checkpoint runs/default/stage2.pt --problems mine.jsonl
-    python evaluate.py --run runs/default --ask "?+7-2+5=16"   the first answer and its correction
+    python evaluate.py --folder runs/default --ask "?+7-2+5=16"   the first answer and its correction
 
 Accuracy@t_i and Δ are fractions of *all* problems, as are Δ^{i→c} (wrong, then right) and Δ^{c→i}:
 Accuracy@t2 = Accuracy@t1 + Δ^{i→c} − Δ^{c→i} holds to the last digit.
@@ -133,7 +133,7 @@ def checkpoints(run: str) -> list[Path]:
     """The finished stages of a run folder, in the order in which they were made."""
     paths = [p for p in Path(run).glob("stage*.pt") if not p.name.endswith(".partial.pt")]
     if not paths:
-        raise data.DataError(f"{run}: no finished stage; run train.py --run {run} first")
+        raise data.DataError(f"{run}: no finished stage; run train.py --folder {run} first")
     return sorted(paths, key=lambda p: p.stat().st_mtime_ns)
 
 
@@ -141,7 +141,7 @@ def main(argv=None) -> None:
     import train  # it imports this module; here it only lends the reading of checkpoints
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", default="runs/default", help="run folder; all its stages are evaluated, or its last one asked")
+    parser.add_argument("--folder", default="runs/default", help="run folder; all its stages are evaluated, or its last one asked")
     parser.add_argument("--checkpoint", nargs="*", default=[], help="checkpoints to evaluate instead")
     parser.add_argument("--split", default="val", choices=("val", "test"), help="held-out problems")
     parser.add_argument("--eval_problems", type=int, default=1000, help="how many of them")
@@ -155,7 +155,7 @@ def main(argv=None) -> None:
     if args.turns < 2 or args.eval_problems < 1 or args.temperature < 0:
         parser.error("--turns must be 2 or more, --eval_problems 1 or more, --temperature 0 or more")
     try:
-        paths = [Path(p) for p in args.checkpoint] or checkpoints(args.run)
+        paths = [Path(p) for p in args.checkpoint] or checkpoints(args.folder)
         rows = {}
         for path in paths[-1:] if args.ask else paths:
             policy, state = train.load_policy(path)

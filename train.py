@@ -11,9 +11,9 @@ and no generator outlives its step.
 
 What the paper compares with are settings of the same code, not forks of it:
 
-    single-turn RL          --stage 2 --start base --train_turns 1 --offline 0
-    naive multi-turn RL     --stage 2 --start base --alpha 0 --offline 0
-    SCoRe without Stage I   --stage 2 --start base
+    single-turn RL          --stage 2 --stage2_from base --train_turns 1 --offline 0
+    naive multi-turn RL     --stage 2 --stage2_from base --alpha 0 --offline 0
+    SCoRe without Stage I   --stage 2 --stage2_from base
     SCoRe without shaping   --stage 2 --alpha 0
     two rounds of I and II  --stage 2 --rounds 2
 """
@@ -56,7 +56,7 @@ class Settings:
     """Everything that can be set; each field is a flag. The defaults are the laptop run of the README."""
 
     stage: int = setting(1, "last stage to run: 0 base model, 1 Stage I, 2 Stage II; earlier ones are made if missing")
-    run: str = setting("runs/default", "run folder: checkpoints, one JSON line a step, tables")
+    folder: str = setting("runs/default", "run folder: checkpoints, one JSON line a step, tables")
     base: str = setting("", "stage 0 checkpoint to start from, instead of training one", "012")
     task: str = setting("false-position", "the embedded task: " + ", ".join(data.TASKS), "012")
     seed: int = setting(0, "seed of every random number", "012")
@@ -66,7 +66,7 @@ class Settings:
     n_layer: int = setting(3, "blocks of the GPT", "012")
     n_embd: int = setting(96, "its width, a multiple of 4 heads", "012")
     # stage 0
-    base_steps: int = setting(1200, "stage 0: supervised steps", "012")
+    base_steps: int = setting(1600, "stage 0: supervised steps", "012")
     base_batch: int = setting(64, "stage 0: dialogues a step", "012")
     base_lr: float = setting(0.015, "stage 0: peak learning rate of Muon (matrices); AdamW (the rest) takes a fifth", "012")
     # both stages of RL
@@ -75,18 +75,18 @@ class Settings:
     siblings: int = setting(1, "M, second attempts that share a first one and its cache", "12")
     temperature: float = setting(1.0, "sampling temperature in training, and of the policy that is trained", "12")
     beta1: float = setting(0.01, "β1, the weak KL to the base on every attempt (Table 5)", "12")
-    beta2: float = setting(0.1, "β2, the strict KL on the first attempt in Stage I (Table 5)", "12")
+    beta2: float = setting(0.25, "β2, the strict KL on the first attempt in Stage I (Table 5: 0.1 for MATH, 0.25 for MBPP)", "12")
     kl_target: float = setting(0.0, "adapt β2 so that the first attempt's KL stays near this many nats; 0: fixed β2", "12")
     alpha: float = setting(10.0, "α of the bonus α·(r2 − r1) in Stage II (Table 5)", "2")
     gamma: float = setting(0.0, "γ: 0 is the method; above it turn 1 is paid for turn 2, and collapses (Fig. 9)", "12")
     baseline: str = setting("first", "turn 2's baseline: none, problem, siblings, first (score.advantages)", "12")
-    stage1_steps: int = setting(450, "Stage I: steps", "12")
-    stage2_steps: int = setting(250, "Stage II: steps", "2")
+    stage1_steps: int = setting(350, "Stage I: steps", "12")
+    stage2_steps: int = setting(450, "Stage II: steps", "2")
     stage1_lr: float = setting(5e-4, "Stage I: Adam's learning rate", "12")
     stage2_lr: float = setting(1e-4, "Stage II: Adam's learning rate", "2")
     warmup: int = setting(40, "steps over which Adam's learning rate rises in Stage I and II", "12")
-    offline: float = setting(0.25, "Stage II: share of the problems whose first attempt comes from the base model", "2")
-    start: str = setting("stage1", "what Stage II starts from: stage1, or base (no Stage I)", "2")
+    offline: float = setting(0.125, "Stage II: share of the problems whose first attempt comes from the base model", "2")
+    stage2_from: str = setting("stage1", "what Stage II starts from: stage1, or base (no Stage I)", "2")
     train_turns: int = setting(2, "Stage II: 1 rewards the first attempt alone (single-turn RL)", "2")
     rounds: int = setting(1, "rounds of Stage I and II, one behind the other (v1 of the paper)", "2")
     average: float = setting(0.98, "decay of the running average of the weights, which is what a stage leaves; 0: none", "12")
@@ -100,7 +100,7 @@ class Settings:
 
 
 SMOKE = dict(
-    run="runs/smoke", base_steps=4, base_batch=16, problems=4, attempts=4, stage1_steps=4, stage2_steps=4,
+    folder="runs/smoke", base_steps=4, base_batch=16, problems=4, attempts=4, stage1_steps=4, stage2_steps=4,
     save_every=2, eval_problems=20,
 )  # fmt: skip
 
@@ -114,7 +114,7 @@ def parse(argv=None) -> Settings:
         parser.add_argument(f"--{f.name}", help=f"{f.metadata['help']} (default: {f.default})", **kind)
     args = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     s = Settings(**{**(SMOKE if args.get("smoke") else {}), **args})
-    choices = dict(stage=(0, 1, 2), task=tuple(data.TASKS), start=("stage1", "base"), keep=("best", "last"))
+    choices = dict(stage=(0, 1, 2), task=tuple(data.TASKS), stage2_from=("stage1", "base"), keep=("best", "last"))
     choices |= dict(split=("val", "test"), train_turns=(1, 2), baseline=("none", "problem", "siblings", "first"))
     for name, allowed in choices.items():
         if getattr(s, name) not in allowed:
@@ -214,7 +214,7 @@ def check_settings(state: dict, s: Settings, stage: int, path: Path) -> None:
     for name, now in remembered(s, stage).items():
         then = state["settings"].get(name)
         if then != now:
-            raise UserError(f"{path}: made with --{name} {then}, and you ask for {now}; give it as it was, or another --run")
+            raise UserError(f"{path}: made with --{name} {then}, and you ask for {now}; give it as it was, or another --folder")
 
 
 def load_policy(path) -> tuple[GPT, dict]:
@@ -538,7 +538,7 @@ def plan(s: Settings) -> list[tuple[int, str]]:
     stages = [(0, "stage0")]
     for k in range(1, s.rounds + 1):
         suffix = "" if k == 1 else f"-round{k}"
-        if s.stage >= 1 and (s.start == "stage1" or s.stage == 1):
+        if s.stage >= 1 and (s.stage2_from == "stage1" or s.stage == 1):
             stages.append((1, f"stage1{suffix}"))
         if s.stage == 2:
             stages.append((2, f"stage2{suffix}"))
@@ -548,7 +548,7 @@ def plan(s: Settings) -> list[tuple[int, str]]:
 def run(s: Settings) -> None:
     """Makes what the plan lists and the run folder lacks, and prints the tables."""
     torch.set_num_threads(s.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-    folder, task = Path(s.run), data.TASKS[s.task]
+    folder, task = Path(s.folder), data.TASKS[s.task]
     folder.mkdir(parents=True, exist_ok=True)
     if rank() == 0:
         (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(s), indent=1) + "\n")
