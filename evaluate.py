@@ -75,7 +75,7 @@ def evaluate(policy, task, problems, *, turns=2, temperature=0.0, seed=0, batch=
     are to be corrected. Returns (Metrics, dialogues), a dialogue a dict of prompt, the answers'
     texts and whether each is right; none of it is shown to the model.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(policy.wte.weight.device).manual_seed(seed)
     sampling = dict(eos=task.eos, max_new=task.max_new, temperature=temperature, generator=generator)
     texts, finished = [[] for _ in range(turns)], []
     for at in range(0, len(problems), batch):
@@ -84,7 +84,7 @@ def evaluate(policy, task, problems, *, turns=2, temperature=0.0, seed=0, batch=
             drawn = rollout.sample(first_from, prompts, task.instruction, turns=1, **sampling)
             given = [a + [task.eos] * done for a, done in zip(drawn.answers(1), drawn.finished[:, 0].tolist())]
         r = rollout.sample(policy, prompts, task.instruction, turns=turns, given=given, **sampling)
-        finished.append(r.finished)
+        finished.append(r.finished.cpu())
         for i in range(turns):
             texts[i] += [task.decode(ids) for ids in r.answers(i + 1)]
     finished = torch.cat(finished)  # (n, turns)
@@ -137,6 +137,27 @@ def checkpoints(run: str) -> list[Path]:
     return sorted(paths, key=lambda p: p.stat().st_mtime_ns)
 
 
+def summary(path: str) -> str:
+    """The rows of a --json file whose paths end in ARM-SEED/STAGE.pt, by arm and stage, as Markdown.
+
+    Mean over seeds; for Δ also every seed with its 95 % interval over problems, since three seeds
+    are too few for an interval over seeds.
+    """
+    groups = {}
+    for name, m in json.loads(Path(path).read_text(encoding="utf-8")).items():
+        arm = f"{Path(name).parent.name.rsplit('-', 1)[0]}, {Path(name).stem}"
+        groups.setdefault(arm, []).append(Metrics(**m))
+    lines = ["| arm | Acc@t1 | Acc@t2 | Δ | Δ i→c | Δ c→i | same | Δ of each seed |", "|---|---|---|---|---|---|---|---|"]
+    for arm, ms in groups.items():
+        mean = {f: sum(getattr(m, f) for m in ms) / len(ms) for f in ("t1", "t2", "delta", "fixed", "spoiled", "same")}
+        each = ", ".join(f"{m.delta:+.1f} ± {m.delta_ci:.1f}" for m in ms)
+        lines.append(
+            f"| {arm} | {mean['t1']:.1f} | {mean['t2']:.1f} | {mean['delta']:+.1f} | {mean['fixed']:.1f} | "
+            f"{mean['spoiled']:.1f} | {mean['same']:.0f} % | {each} |"
+        )
+    return "\n".join(lines)
+
+
 def main(argv=None) -> None:
     import train  # it imports this module; here it only lends the reading of checkpoints
 
@@ -151,10 +172,14 @@ def main(argv=None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling, where the temperature is above 0")
     parser.add_argument("--ask", help="one problem, as you would write it")
     parser.add_argument("--json", help="also write the metrics to this file")
+    parser.add_argument("--summary", help="only print a --json file of several arms and seeds as a table")
     args = parser.parse_args(argv)
     if args.turns < 2 or args.eval_problems < 1 or args.temperature < 0:
         parser.error("--turns must be 2 or more, --eval_problems 1 or more, --temperature 0 or more")
     try:
+        if args.summary:
+            print(summary(args.summary))
+            return
         paths = [Path(p) for p in args.checkpoint] or checkpoints(args.folder)
         rows = {}
         for path in paths[-1:] if args.ask else paths:
@@ -172,7 +197,7 @@ def main(argv=None) -> None:
                 print("  accuracy at each turn: " + " ".join(f"{a:.1f}" for a in m.accuracy))
             rows[str(path)] = dataclasses.asdict(m)
         if args.json:
-            Path(args.json).write_text(json.dumps(rows, indent=1) + "\n")
+            train.write(Path(args.json), (json.dumps(rows, indent=1) + "\n").encode())
     except (train.UserError, data.DataError) as error:
         sys.exit(f"evaluate.py: {error}")
     except ValueError as error:  # a dialogue that outgrows the model's context

@@ -243,6 +243,8 @@ def one_line(done, *words):
         ("--offline 2", ["--offline", "between 0 and 1"]),
         ("--attempts 0", ["--attempts", "above 0"]),
         ("--baseline siblings", ["--siblings 2"]),
+        ("--alpha nan", ["--alpha", "0 or more"]),
+        ("--alph 3", ["--alph"]),
         ("--n_embd 30", ["--n_embd", "multiple"]),
         ("--base nowhere.pt", ["nowhere.pt", "no such checkpoint"]),
     ],
