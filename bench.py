@@ -15,13 +15,13 @@ import random
 import tempfile
 import time
 import warnings
-from pathlib import Path
 
 import torch
 
 import data
 import rollout
 import train
+import verify
 from model import GPT, GPTConfig
 
 
@@ -123,9 +123,7 @@ def bench_step(s, task, model, rate):
     """One whole RL step of Stage II, split; the update against the matrix-product rate."""
     base = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
-    trained, _ = None, None
-    with torch.no_grad():  # answers of ordinary length: the model is untrained, so it is told when to stop
-        batch = train.make_rollouts(s, task, model, base, 2, 0)
+    batch = train.make_rollouts(s, task, model, base, 2, 0)  # an untrained model rarely stops: full lengths
     tokens = int(batch.rollouts.length.sum())
 
     def update():
@@ -136,8 +134,6 @@ def bench_step(s, task, model, rate):
     rolling = best_of(lambda: train.make_rollouts(s, task, model, base, 2, 0))
     texts = [task.decode(ids) for i in (1, 2) for ids in batch.rollouts.answers(i)]
     problem = task.problems("train", 1, random.Random(0))[0]
-    import verify
-
     judging = best_of(lambda: [verify.reward(problem, t) for t in texts], 1.0)
     updating = best_of(update)
     # forward and backward of the policy are 6 operations a weight and token, the reference's forward 2
@@ -182,7 +178,9 @@ def bench_trl(s, task, model, ours, tokens, N):
             temperature=s.temperature, gradient_checkpointing=False, bf16=False, disable_tqdm=True,
             generation_kwargs={"min_new_tokens": new, "top_k": 0},
         )  # fmt: skip
-        RLOOTrainer(llama, reward_funcs=reward, args=config, train_dataset=Dataset.from_list(rows * (steps + 1)), processing_class=fast).train()
+        llama.save_pretrained(f"{folder}/model")  # the trainer reads the reference from a folder
+        fast.save_pretrained(f"{folder}/model")
+        RLOOTrainer(f"{folder}/model", reward_funcs=reward, args=config, train_dataset=Dataset.from_list(rows * (steps + 1)), processing_class=fast).train()
     theirs = min(b - a for a, b in zip(stamps, stamps[1:]))
     print(f"  TRL's RLOO trainer, {N} rollouts of {new} tokens a step: {theirs:.3f} s; ours is {theirs / ours:.1f} times as fast")
 
