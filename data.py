@@ -26,13 +26,18 @@ an answer is EOS). Digits and signs are bytes, 10..99 one token each (id 256 + n
 [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
 """
 
+import dataclasses
+import json
 import random
 import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import tiktoken
+
+import verify
 
 
 class DataError(Exception):
@@ -41,11 +46,21 @@ class DataError(Exception):
 
 @dataclass
 class Problem:
-    """One x of D. The answer y* that verify.py needs is in `gold`; no model ever sees it."""
+    """One x of D. The answer y* that verify.py needs is in `gold`; no model ever sees it.
+
+    `check` names the verifier (verify.rewards), and with it what `gold` is:
+
+        false-position   (steps, target)
+        answer           the final answer as text                        MATH, GSM8K
+        tests            keyword arguments of verify.run_tests           MBPP
+        completion       the same; an answer may go on behind the prompt   HumanEval
+    """
 
     prompt: str
     gold: object = None
-    check: str = "false-position"  # which verifier judges an answer: verify.reward
+    check: str = "false-position"
+    id: str = ""  # what its file calls it: "MBPP/601"
+    first: str | None = None  # a given first answer, somebody else's: only the second is the policy's
 
 
 @dataclass
@@ -177,6 +192,194 @@ def false_position_task() -> Task:
         vocab=tokenizer.n_vocab,
         max_new=2 * STEPS + 5,  # values and commas, ';', a sign, a number, EOS
     )
+
+
+# ------------------------------------------------------------------ real data
+#
+# JSON Lines as they are published; nothing is downloaded, and none of it is part of this project.
+
+MATH_FIRST = (
+    "You are a math expert. When you respond, respond only with the Solution of the final Problem, thinking step by "
+    "step. At the end of the Solution, when you give your final answer, write it in the form "
+    '"Final Answer: The final answer is $answer$. I hope it is correct."'
+)
+MATH_SECOND = (
+    "There might be an error in the solution above because of lack of understanding of the question. Please correct "
+    "the error, if any, and rewrite the solution. Only output the final solution! At the end of the Solution, when you "
+    'give your final answer, write it in the form "Final Answer: The final answer is $answer$. I hope it is correct."'
+)
+CODE_FIRST = (
+    "You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:\n\n"
+    "{tests}\n[BEGIN]\n{code}\n[DONE]"
+)
+CODE_SECOND = (
+    "There might be an error in the code above because of lack of understanding of the question. Please correct the "
+    "error, if any, and rewrite the solution. Only output the final correct Python program!"
+)
+# The four are the paper's words (App. C). It does not say how they are joined to a problem: that is ours.
+
+SHOTS = (2, 3, 4)  # the MBPP tasks of the 3-shot prompt
+MBPP_SPLITS = {"test": range(11, 511), "val": range(511, 601), "train": range(601, 975)}  # by task_id, as published
+
+
+def read_rows(path, **fields: type) -> list[dict]:
+    r"""The rows of a JSON Lines file that must have `fields`; line ends become \n (MBPP has \r\n).
+
+    fields: name=str (not blank), name=int, or name=list (of strings, not empty); others may stand
+    beside them. Raises DataError, one line with file, line number and field, for a file that is
+    missing, half-written, or another one than was meant. Each row gets its line number as row["#"].
+    """
+    try:
+        lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; give the path of a JSON Lines file") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode())
+        except (ValueError, RecursionError) as error:  # half a line, bytes that are no UTF-8, brackets without end
+            why = str(error).splitlines()[0][:80]
+            raise DataError(
+                f"{path}:{number}: not a whole JSON object ({why}); the file may be cut off: fetch it again, one object a line"
+            ) from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number}: a JSON {type(row).__name__} and not an object; write one object a line")
+        row = {name: _newlines(value) for name, value in row.items()}
+        for name, kind in fields.items():
+            _check_field(f"{path}:{number}", row, name, kind)
+        rows.append(row | {"#": number})
+    if not rows:
+        raise DataError(f"{path}: no rows in it; the file may not have been written yet: fetch it again")
+    return rows
+
+
+def _newlines(value):
+    if isinstance(value, list):
+        return [_newlines(v) for v in value]
+    return value.replace("\r\n", "\n") if isinstance(value, str) else value
+
+
+def _check_field(place: str, row: dict, name: str, kind: type) -> None:
+    if name not in row:
+        names = ", ".join(map(repr, row))[:120]
+        raise DataError(f"{place}: field {name!r} is missing, the row has {names}; is this the file that was meant?")
+    value = row[name]
+    texts = {str: [value], list: value, int: ["-"]}[kind]
+    if type(value) is not kind or not texts or not all(type(text) is str and text.strip() for text in texts):
+        wanted = {str: "a text that is not blank", int: "a whole number", list: "a list of texts, not empty"}[kind]
+        raise DataError(f"{place}: field {name!r} is {str(value)[:40]!r}, and must be {wanted}; mend or remove the line")
+
+
+def math_prompt(problem: str) -> str:
+    """First turn for a base model; the paper's words end in "the final Problem", so it is called that."""
+    return f"{MATH_FIRST}\n\nProblem:\n{problem}\n\nSolution:\n"
+
+
+def load_math(path) -> list[Problem]:
+    r"""A file of MATH, MATH500 or alike: `problem`, and `answer` or a `solution` with a \boxed answer.
+
+    Two problems of MATH's training split have an empty answer: they are kept, and no answer is right.
+    """
+    problems = []
+    for row in read_rows(path, problem=str):
+        answer = row.get("answer")
+        if "answer" not in row:
+            _check_field(f"{path}:{row['#']}", row, "solution", str)
+            answer = verify.extract_answer(row["solution"])
+        if not isinstance(answer, str):
+            name = "answer" if "answer" in row else "solution"
+            raise DataError(f"{path}:{row['#']}: field {name!r} gives no answer as text; mend or remove the line")
+        name = row.get("unique_id") or f"{Path(path).stem}/{row['#']}"
+        problems.append(Problem(math_prompt(row["problem"]), answer, "answer", id=str(name)))
+    return problems
+
+
+def load_math_split(train_path, test_path, math500_path) -> tuple[list[Problem], list[Problem]]:
+    """The Lightman split that SCoRe uses: (7,500 + 4,500 problems to train on, MATH500 to evaluate).
+
+    No problem of the second is in the first, whatever the files hold: they are told apart by their text.
+    """
+    held_out = load_math(math500_path)
+    prompts = {p.prompt for p in held_out}
+    test = load_math(test_path)
+    missing = prompts - {p.prompt for p in test}
+    if missing:
+        raise DataError(
+            f"{math500_path}: field 'problem' of {len(missing)} rows is not in {test_path}; give MATH's whole test file"
+        )
+    return [p for p in load_math(train_path) + test if p.prompt not in prompts], held_out
+
+
+def load_gsm8k(path) -> list[Problem]:
+    """GSM8K: `question`, and `answer` whose last line is '#### 72'. Prompted as MATH is (our choice)."""
+    problems = []
+    for row in read_rows(path, question=str, answer=str):
+        _, mark, gold = row["answer"].rpartition("####")
+        if not mark or not gold.strip():
+            raise DataError(f"{path}:{row['#']}: field 'answer' has no line '#### number'; mend or remove the line")
+        problems.append(Problem(math_prompt(row["question"]), gold.strip(), "answer", id=f"{Path(path).stem}/{row['#']}"))
+    return problems
+
+
+def load_mbpp(path, split: str) -> list[Problem]:
+    """MBPP's "train", "val" or "test", full (`text`) or sanitized (`prompt`), with the 3-shot prompt.
+
+    The prompt shows the tests, as the paper's does, and they judge. Tasks 2, 3, 4 must be in the file.
+    """
+    by_id = {}
+    for row in read_rows(path, task_id=int, code=str, test_list=list):
+        name = "prompt" if "prompt" in row else "text"
+        _check_field(f"{path}:{row['#']}", row, name, str)
+        setup = [row["test_setup_code"]] if row.get("test_setup_code") else row.get("test_imports", [])
+        if not isinstance(setup, list) or not all(isinstance(line, str) for line in setup):
+            raise DataError(f"{path}:{row['#']}: field 'test_imports' or 'test_setup_code' is not text; mend the line")
+        row["setup"], row["shown"] = "\n".join(setup), {"text": row[name], "tests": "\n".join(row["test_list"])}
+        if by_id.setdefault(row["task_id"], row) is not row:
+            raise DataError(f"{path}:{row['#']}: field 'task_id': a second row {row['task_id']}; remove one of them")
+    absent = [i for i in SHOTS if i not in by_id]
+    if absent:
+        raise DataError(f"{path}: field 'task_id': no row {absent[0]}, which the 3-shot prompt needs; give the whole file")
+    shots = "".join(CODE_FIRST.format(**by_id[i]["shown"], code=by_id[i]["code"]) + "\n" for i in SHOTS)
+    asked, problems = CODE_FIRST.partition("{code}")[0], []
+    for i, row in sorted(by_id.items()):
+        if i in MBPP_SPLITS[split]:
+            gold = {"tests": row["test_list"], "setup": row["setup"]}
+            problems.append(Problem(shots + asked.format(**row["shown"]), gold, "tests", f"MBPP/{i}"))
+    return problems
+
+
+def load_humaneval(path) -> list[Problem]:
+    """HumanEval, zero-shot: the prompt is the function's head, as published; its tests are not shown.
+
+    An answer goes on behind the prompt, or is a whole program.
+    """
+    problems = []
+    for row in read_rows(path, task_id=str, prompt=str, entry_point=str, test=str):
+        name = row["entry_point"]
+        if not re.search(rf"(?m)^def {re.escape(name)}\b", row["prompt"]):
+            raise DataError(f"{path}:{row['#']}: field 'prompt' does not define the entry_point {name[:40]!r}; mend or remove the line")
+        gold = {"tests": row["test"], "setup": row["prompt"], "entry_point": name}
+        problems.append(Problem(row["prompt"], gold, "completion", row["task_id"]))
+    return problems
+
+
+def load_first_attempts(path, problems: list[Problem]) -> list[Problem]:
+    """Offline repair, the form of MBPP-R: given first answers, of another model, to `problems`.
+
+    A line each: {"id": "MBPP/601", "first": "def max_chain_length(arr, n):\\n    ..."}, with `id` as in
+    Problem. A problem may have several, which makes as many problems of it, or none, and is left out.
+    """
+    by_id, repairs = {p.id: p for p in problems}, []
+    for row in read_rows(path, id=str, first=str):
+        if row["id"] not in by_id:
+            raise DataError(
+                f"{path}:{row['#']}: field 'id': no problem is called {row['id'][:40]!r}; "
+                f"load the file that it is of first (there, one is {next(iter(by_id), 'none')!r})"
+            )
+        repairs.append(dataclasses.replace(by_id[row["id"]], first=row["first"]))
+    return repairs
 
 
 TASKS = {"false-position": false_position_task()}

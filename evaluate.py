@@ -72,8 +72,8 @@ def evaluate(policy, task, problems, *, turns=2, temperature=0.0, seed=0, batch=
     """Answers every problem `turns` times in a row, each time asked to correct the last answer.
 
     temperature 0 is greedy, the paper's evaluation. first_from: another model whose first attempts
-    are to be corrected. Returns (Metrics, dialogues), a dialogue a dict of prompt, the answers'
-    texts and whether each is right; none of it is shown to the model.
+    are to be corrected; a problem's own `first` is, too. Returns (Metrics, dialogues), a dialogue a
+    dict of prompt, the answers' texts and whether each is right; none of it is shown to the model.
     """
     generator = torch.Generator(policy.wte.weight.device).manual_seed(seed)
     sampling = dict(eos=task.eos, max_new=task.max_new, temperature=temperature, generator=generator)
@@ -83,15 +83,16 @@ def evaluate(policy, task, problems, *, turns=2, temperature=0.0, seed=0, batch=
         if first_from is not None:
             drawn = rollout.sample(first_from, prompts, task.instruction, turns=1, **sampling)
             given = [a + [task.eos] * done for a, done in zip(drawn.answers(1), drawn.finished[:, 0].tolist())]
+        elif any(p.first is not None for p in problems):  # offline repair: data.load_first_attempts
+            firsts = [p.first for p in problems[at : at + batch]]
+            given = [None if first is None else task.encode(first) + [task.eos] for first in firsts]
         r = rollout.sample(policy, prompts, task.instruction, turns=turns, given=given, **sampling)
         finished.append(r.finished.cpu())
         for i in range(turns):
             texts[i] += [task.decode(ids) for ids in r.answers(i + 1)]
     finished = torch.cat(finished)  # (n, turns)
-    right = [
-        [done and verify.reward(p, text) == 1 for p, text, done in zip(problems, turn, finished[:, i].tolist())]
-        for i, turn in enumerate(texts)
-    ]
+    judged = torch.tensor(verify.rewards(problems * turns, sum(texts, []))).view(turns, -1)  # (turns, n)
+    right = ((judged == 1) & finished.T).tolist()  # an answer that was cut is a failed one
     dialogues = [
         {"prompt": p.prompt, "answers": [turn[n] for turn in texts], "right": [turn[n] for turn in right]}
         for n, p in enumerate(problems)

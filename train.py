@@ -349,13 +349,12 @@ def make_rollouts(s: Settings, task, policy, base, stage: int, step: int) -> Bat
     )
     each = s.attempts * s.siblings
     texts = [[task.decode(ids) for ids in rollouts.answers(i)] for i in (1, 2)]
-    rewards = [
-        [verify.reward(problems[mine[n // each]], text) if done else 0.0 for n, (text, done) in enumerate(zip(turn, finished))]
-        for turn, finished in zip(texts, rollouts.finished.T.tolist())
-    ]
+    asked = [problems[i] for i in mine for _ in range(each)]
+    judged = verify.rewards(asked * 2, texts[0] + texts[1])  # one call: a program that is repeated runs once
+    rewards = torch.tensor(judged).view(2, -1).T * rollouts.finished  # (N, 2); an answer that was cut is a failed one
     same = torch.tensor([a == b for a, b in zip(*texts)])
     online = ~torch.tensor(offline).repeat_interleave(each)
-    return Batch(rollouts, torch.tensor(rewards).T, same, online)
+    return Batch(rollouts, rewards, same, online)
 
 
 def policy_step(s: Settings, policy, base, stage: int, batch: Batch, beta2: float) -> dict:

@@ -6,15 +6,52 @@
 """
 
 # ============================================================================
-# 1. The embedded task
+# 1. The reward, and the embedded task
 # ============================================================================
+
+import functools
+import re
+import textwrap
 
 
 def reward(problem, answer: str) -> float:
     """r(y, y*) of one answer, 1.0 or 0.0: the verifier that the problem names judges its text."""
-    if problem.check == "false-position":
-        return float(check_position(*problem.gold, answer))
-    raise ValueError(f"no verifier is called {problem.check!r}")
+    return rewards([problem], [answer])[0]
+
+
+def rewards(problems: list, answers: list[str]) -> list[float]:
+    """`reward` of many answers, in order. Programs are run on all cores, each distinct one once.
+
+    VerifierError where the tests themselves are broken: that is not the answer's fault, and no reward.
+    """
+    found, jobs = [0.0] * len(answers), {}
+    for i, (problem, answer) in enumerate(zip(problems, answers, strict=True)):
+        if problem.check == "false-position":
+            found[i] = float(check_position(*problem.gold, answer))
+        elif problem.check == "answer":
+            found[i] = float(grade_answer(answer, problem.gold))
+        elif problem.check in ("tests", "completion"):
+            program = program_of(problem, answer)
+            jobs.setdefault((program, repr(problem.gold)), ({"program": program, **problem.gold}, []))[1].append(i)
+        else:
+            raise ValueError(f"no verifier is called {problem.check!r}")
+    results = run_tests_batch([job for job, _ in jobs.values()]) if jobs else []
+    for result, (_, places) in zip(results, jobs.values()):
+        for i in places:
+            found[i] = float(result.passed)
+    return found
+
+
+def program_of(problem, answer: str) -> str:
+    """What is run: the program in an answer, whole, or as the rest of HumanEval's prompt."""
+    program = extract_program(answer)
+    if problem.check == "tests":
+        return program
+    prompt, name = problem.gold["setup"], re.escape(problem.gold["entry_point"])
+    head = re.compile(rf"(?m)^(async +)?def +{name}\b")
+    if head.search(program):  # a whole program, which may use what the prompt imports and defines
+        return prompt[: head.search(prompt).start()] + program
+    return prompt + textwrap.indent(program, "    ")  # extract_program took the margin off
 
 
 def check_position(steps: list[int], target: int, answer: str) -> bool:
