@@ -351,7 +351,7 @@ def make_rollouts(s: Settings, task, policy, base, stage: int, step: int) -> Bat
     texts = [[task.decode(ids) for ids in rollouts.answers(i)] for i in (1, 2)]
     asked = [problems[i] for i in mine for _ in range(each)]
     judged = verify.rewards(asked * 2, texts[0] + texts[1])  # one call: a program that is repeated runs once
-    rewards = torch.tensor(judged).view(2, -1).T * rollouts.finished  # (N, 2); an answer that was cut is a failed one
+    rewards = torch.tensor(judged).view(2, -1).T * rollouts.finished.cpu()  # (N, 2); an answer that was cut is a failed one
     same = torch.tensor([a == b for a, b in zip(*texts)])
     online = ~torch.tensor(offline).repeat_interleave(each)
     return Batch(rollouts, rewards, same, online)
