@@ -348,7 +348,7 @@ def test_missing_files_and_other_datasets(tmp_path):
     for mine, (loader, _) in LOADERS.items():
         for other, (_, rows) in LOADERS.items():
             if mine != other:
-                with pytest.raises(data.DataError, match=r"other.jsonl:1: field '\w+' is (missing|'HumanEval)"):
+                with pytest.raises(data.DataError, match=r"other.jsonl:1: field '\w+' is "):
                     loader(write(tmp_path / "other.jsonl", *rows))
     with pytest.raises(data.DataError, match="field 'task_id': no row 3, which the 3-shot prompt needs"):
         data.load_mbpp(write(tmp_path / "c.jsonl", *(row for row in MBPP_ROWS if row["task_id"] != 3)), "train")
