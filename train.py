@@ -78,15 +78,15 @@ class Settings:
     beta1: float = setting(0.01, "β1, the weak KL to the base on every attempt (Table 5)", "12")
     beta2: float = setting(0.25, "β2, the strict KL on the first attempt in Stage I (Table 5: 0.1 for MATH, 0.25 for MBPP)", "12")
     kl_target: float = setting(0.0, "adapt β2 so that the first attempt's KL stays near this many nats; 0: fixed β2", "12")
-    alpha: float = setting(10.0, "α of the bonus α·(r2 − r1) in Stage II (Table 5)", "2")
+    alpha: float = setting(1.0, "α of the bonus α·(r2 − r1) in Stage II; the paper has 10 (results/README.md says why not here)", "2")
     gamma: float = setting(0.0, "γ: 0 is the method; above it turn 1 is paid for turn 2, and collapses (Fig. 9)", "12")
     baseline: str = setting("first", "turn 2's baseline: none, problem, siblings, first (score.advantages)", "12")
     stage1_steps: int = setting(500, "Stage I: steps", "12")
     stage2_steps: int = setting(250, "Stage II: steps", "2")
     stage1_lr: float = setting(5e-4, "Stage I: Adam's learning rate", "12")
-    stage2_lr: float = setting(1e-4, "Stage II: Adam's learning rate", "2")
+    stage2_lr: float = setting(2e-4, "Stage II: Adam's learning rate", "2")
     warmup: int = setting(40, "steps over which Adam's learning rate rises in Stage I and II", "12")
-    decay: float = setting(0.5, "share of Stage I's and II's steps, at their end, over which the learning rate falls to 0", "12")
+    decay: float = setting(0.0, "share of Stage I's and II's steps, at their end, over which the learning rate falls to 0; 0: constant", "12")
     offline: float = setting(0.125, "Stage II: share of the problems whose first attempt comes from the base model", "2")
     stage2_from: str = setting("stage1", "what Stage II starts from: stage1, or base (no Stage I)", "2")
     train_turns: int = setting(2, "Stage II: 1 rewards the first attempt alone (single-turn RL)", "2")
@@ -451,8 +451,7 @@ def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, f
         sampled = time.perf_counter()
         log = policy_step(s, policy, base, stage, batch, beta2["value"])
         log["grad_norm"] = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0).item()
-        # Adam's first steps have no scale yet, and would shake first answers that nobody pays for; and
-        # a rate that falls to 0 settles what the noise of the samples moves: greedy answers are close calls.
+        # Adam's first steps have no scale yet, and would shake first answers that nobody pays for.
         rise, fall = (step + 1) / max(s.warmup, 1), (1 - step / steps) / max(s.decay, 1e-9)
         optimizer.param_groups[0]["lr"] = lr * min(1.0, rise, fall)
         optimizer.step()

@@ -113,7 +113,7 @@ def test_reference_is_the_base_in_both_stages(whole):
         ("--stage2_from base --alpha 0 --offline 0", "stage0 stage2"),
         ("--alpha 0", "stage0 stage1 stage2"),
         ("--rounds 2 --gamma 0.8", "stage0 stage1 stage2 stage1-round2 stage2-round2"),
-        ("--siblings 2 --baseline siblings --kl_target 0.01 --average 0 --keep last", "stage0 stage1 stage2"),
+        ("--siblings 2 --baseline siblings --kl_target 0.01 --average 0 --keep last --decay 0.5 --alpha 10", "stage0 stage1 stage2"),
     ],
 )
 def test_every_arm_runs(tmp_path, flags, names):
@@ -256,7 +256,7 @@ def test_bad_flags(tmp_path, flags, words):
 def test_a_folder_of_other_settings_is_refused(whole):
     before = {p.name: p.read_bytes() for p in whole.glob("*.pt")}
     one_line(finish(whole, "--stage", "2", "--seed", "5"), "stage0.pt", "--seed 0", "5", "another --folder")
-    one_line(finish(whole, "--stage", "2", "--alpha", "5"), "stage2.pt", "--alpha 10.0", "another --folder")
+    one_line(finish(whole, "--stage", "2", "--alpha", "5"), "stage2.pt", "--alpha 1.0", "another --folder")
     assert before == {p.name: p.read_bytes() for p in whole.glob("*.pt")}
 
 
