@@ -79,6 +79,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 import types
@@ -122,8 +123,9 @@ def run_tests(program, tests, *, setup="", entry_point=None, timeout=5.0, memory
     if not (is_list or isinstance(tests, str)) or not tests:
         raise VerifierError("tests must be a list of assert statements or a text that defines "
                             "check(candidate), and not empty")
-    if not (timeout > 0 and memory_mb > 0):
-        raise VerifierError(f"timeout and memory_mb must be positive, not {timeout}, {memory_mb}")
+    if not (0 < timeout < 1e6 and 0 < memory_mb < 1e6):
+        raise VerifierError(f"timeout and memory_mb must be positive and below 10^6, not {timeout}, "
+                            f"{memory_mb}")
     job = {"program": program, "tests": tests if isinstance(tests, str) else list(tests),
            "setup": setup or "", "entry_point": entry_point, "timeout": float(timeout),
            "memory_mb": int(memory_mb)}
@@ -147,7 +149,8 @@ def run_tests_batch(jobs, *, timeout=5.0, memory_mb=1024):
 # By its lines alone: a parser in the training process would be a target (deep nesting has crashed
 # CPython's), and the answer is unbounded text.
 
-_FENCE = re.compile(r"[ \t]{0,3}(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^`]*$")
+_FENCE = re.compile(r"[ \t]{0,3}(`{3,}|~{3,})[ \t]*([^`\s]*)")
+_STRINGS = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|#.*")  # on one line, and comments
 _CODE_LINE = re.compile(  # an unindented line that reads as Python rather than as English
     r"(?:(?:async\s+)?def\s+\w+\s*\(|class\s+\w+\s*[(:]|import\s+[\w.]+|from\s+[\w.]+\s+import\b|@\w"
     r"|(?:if|elif|while|for|with|try|else|except|finally|match|async)\b.*:\s*(?:#.*)?$"
@@ -182,6 +185,7 @@ def _fenced_blocks(lines):
     fence = None  # the mark that opened the block that we are in
     for number, line in enumerate(lines):
         match = _FENCE.match(line)
+        match = None if match and "`" in line[match.end():] else match  # ```code``` within a line
         if fence is None:
             quote = _open_quote(line, quote)
             if match and quote is None:
@@ -227,7 +231,8 @@ def _strip_prose(lines):
             break
         quote = _open_quote(line, quote)
         if quote is None:
-            depth = max(0, depth + sum(map(line.count, "([{")) - sum(map(line.count, ")]}")))
+            bare = _STRINGS.sub("", line)
+            depth = max(0, depth + sum(map(bare.count, "([{")) - sum(map(bare.count, ")]}")))
         end = number + 1
     return "\n".join(lines[first:end])
 
@@ -756,6 +761,21 @@ class _Remote:
             raise AttributeError(f"the program's object has no attribute {name!r} for the tests")
 
 
+class _RemoteIterator(_Remote):
+    """An iterator of the program's: an item is fetched when the test asks for it."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        try:
+            return self._child.ask("next", self)
+        except _ProgramError as error:
+            if error.args[0] == "StopIteration":
+                raise StopIteration from None
+            raise
+
+
 class _Child:
     """E's view of the candidate's process: `ask` sends one call and returns a plain value."""
 
@@ -785,31 +805,19 @@ class _Child:
                              "program: only plain values and its own objects can")
         try:
             return _encode(value, other)
-        except ValueError as error:
-            raise _TestError(f"a test passes what cannot be sent to the program: {error}") from None
+        except ValueError as error:  # too deep or too large: the program's own value, passed back to it
+            kind = _Failure if self.calls else _TestError
+            raise kind(f"a test passes what cannot be sent to the program: {error}") from None
 
     def decode(self, data):
         def other(tag, items):
             if tag not in ("object", "iterator") or [type(item) for item in items] != [int, bool]:
                 raise ValueError(f"an unknown tag {tag[:20]!r}")
-            remote = _Remote(self, ["object", items[0]], items[1])
-            if tag == "iterator":
-                return self.iterate(remote)
             if self.open_next:
                 self.open.add(items[0])
-            return remote
+            kind = _RemoteIterator if tag == "iterator" else _Remote
+            return kind(self, ["object", items[0]], items[1])
         return _decode(data, other)
-
-    def iterate(self, remote):
-        """The items of an iterator of the program's, each when the test asks for it."""
-        while True:
-            try:
-                item = self.ask("next", remote)
-            except _ProgramError as error:
-                if error.args[:1] != ("StopIteration",):
-                    raise
-                return
-            yield item
 
     def exchange(self, request):
         try:
@@ -856,14 +864,22 @@ def _free_names(source):
     return called - bound, used - called - bound
 
 
+@functools.cache
+def _known_names():
+    """Names that belong to Python even where a test forgot the import: were `isclose` looked up in
+    the program, the program would judge itself."""
+    import collections
+    records = {kind.__name__: kind for kind, *_ in _records().values()}
+    return {**vars(collections), **vars(math), **records}
+
+
 def _names_of_program(called, entry_point):
     """Which of the called names are the program's. The rest is Python's own, on the trusted side.
 
     A function may be called like a built-in (MBPP has a `sum` and a `gcd`): without an entry point,
     a name like that is the program's only if no other can be.
     """
-    import collections  # `known` from both, as if each test began with `from math import *`
-    known = set(dir(builtins)) | set(dir(math)) | set(dir(collections))
+    known = set(dir(builtins)) | set(_known_names())
     names = (called - known) | ({entry_point} if entry_point else set())
     if not names:
         wrappers = {"abs", "bool", "dict", "float", "int", "len", "list", "round", "set", "sorted",
@@ -878,6 +894,7 @@ def _names_of_program(called, entry_point):
 def _compile_tests(setup, tests, entry_point):
     """(code of the setup, [(code, source) of each test], names of the program, Python's by name)."""
     try:
+        tests = [textwrap.dedent(test).strip() for test in tests]
         called, used = _free_names("\n".join([setup, *tests]))
         codes = [(compile(test, "<test>", "exec", dont_inherit=True), test) for test in tests]
         setup_code = compile(setup, "<setup>", "exec", dont_inherit=True)
@@ -887,9 +904,7 @@ def _compile_tests(setup, tests, entry_point):
         raise _TestError("the tests assert nothing")
     names = _names_of_program(called, entry_point)
     scope = {name: importlib.import_module(name) for name in _MODULES if name in used}
-    import collections
-    for name in called - names - set(dir(builtins)):  # `isclose` in a test that forgot the import
-        scope[name] = getattr(math, name, None) or getattr(collections, name)
+    scope |= {name: _known_names()[name] for name in called - names if name in _known_names()}
     return setup_code, codes, names, scope
 
 
@@ -899,6 +914,7 @@ def _judge(job, child):
     tests = [job["tests"]] if whole else job["tests"]
     entry_point = job["entry_point"]
     setup, codes, names, imported = _compile_tests(job["setup"], tuple(tests), entry_point)
+    child.exchange(["load", job["program"]])
     stand_ins = {name: _Remote(child, ["global", name]) for name in names}
     scope = {"__name__": "tests", **imported, **stand_ins}
     import random
@@ -913,7 +929,7 @@ def _judge(job, child):
         except AssertionError as error:
             if error is child.raised:
                 raise
-            text = "an assert of check" if whole else f"test {number} of {len(codes)}, {source.strip()[:200]}"
+            text = "an assert of check" if whole else f"test {number} of {len(codes)}, {source[:200]}"
             return False, f"wrong: {text}, does not hold"
     if not child.calls:
         raise _TestError("the tests never call the program: does the text define check(candidate), "
@@ -929,11 +945,10 @@ def _verdict(job, child):
     signal.signal(signal.SIGALRM, overtime)
     signal.setitimer(signal.ITIMER_REAL, child.deadline - time.monotonic() + 0.5)
     try:
-        child.exchange(["load", job["program"]])
         return _judge(job, child)
     except _Failure as failure:
         return False, str(failure)
-    except (_TestError, SyntaxError, NameError, ImportError, SystemExit) as error:
+    except (_TestError, NameError, ImportError, SystemExit) as error:
         if error is child.raised:
             return False, f"the program raised {child.raised_as}"
         raise _TestError(f"the tests cannot be run: {str(error) or type(error).__name__}") from error
@@ -979,7 +994,8 @@ def _run_job(job, control, caller, baseline):
 def _start_zygote(layers, base, flags):
     """E: fork Z, with its namespaces if they are among the layers. -> the socket to control it."""
     ours, theirs = socket.socketpair()
-    visible = [path for path in [*sys.path, "/dev/null", "/dev/urandom"] if os.path.exists(path)]
+    paths = [path for path in [*sys.path, "/dev/null", "/dev/urandom"] if os.path.exists(path)]
+    visible = [path for path in paths if not any(path.startswith(f"{other}/") for other in paths)]
     if os.fork() == 0:
         try:
             os.closerange(3, theirs.fileno())
@@ -1126,7 +1142,6 @@ class _Pool:
     def __init__(self):
         self.size = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         self.idle = queue.LifoQueue()  # servers, or None where one may be started
-        self.owner = os.getpid()
         for _ in range(self.size):
             self.idle.put(None)
 
@@ -1155,10 +1170,9 @@ _pool_lock = threading.Lock()
 
 
 def _the_pool():
-    """This process's pool; a forked child makes its own and leaves its parent's alone."""
     global _pool
     with _pool_lock:
-        if _pool is None or _pool.owner != os.getpid():
+        if _pool is None:
             _pool = _Pool()
         return _pool
 
@@ -1166,8 +1180,15 @@ def _the_pool():
 def shutdown_sandbox():
     """End the sandbox servers, when the jobs under way are done. The next run starts new ones."""
     with _pool_lock:
-        if _pool is not None and _pool.owner == os.getpid():
+        if _pool is not None:
             _pool.close()
 
 
+def _leave_pool_to_parent():
+    """In a forked child of the caller: the sockets are shared, and a lock may be held for ever."""
+    global _pool, _pool_lock
+    _pool, _pool_lock = None, threading.Lock()
+
+
 atexit.register(shutdown_sandbox)
+os.register_at_fork(after_in_child=_leave_pool_to_parent)
