@@ -32,7 +32,7 @@
 #   interpreter, or writes to its end of the socket, amounts to returning some plain value; objects
 #   that claim to be equal to everything do not survive the encoding. Ending the process, by
 #   whatever status, is no value, so it fails. The only way to pass is to return the right values.
-# * The decoder on E's side builds exact built-in types from at most 4 MiB, and never unpickles.
+# * The decoder on E's side builds exact built-in types from at most 16 MiB, and never unpickles.
 #   What a value can still do is to make a test slow; E has a memory limit and an alarm, and
 #   behind it the training process kills E (and with it Z and C) and starts another.
 # * E is started by exec from the training process, never by fork: threads and torch stay there.
@@ -241,9 +241,9 @@ def _strip_prose(lines):
 # JSON's null, booleans, numbers and strings stand for themselves; everything else is a list that
 # begins with a tag: ["tuple", 1, 2], ["dict", key, value, ...], ["int", "0xfff..."], ["bytes", s].
 
-_MAX_MESSAGE = 4 << 20  # bytes of a reply; a list of 10^5 integers takes 0.7 MB
-_MAX_DEPTH = 100        # of nesting
-_MAX_INT = 1 << 20      # bits; 10,000! has 118,459
+_MAX_MESSAGE = 16 << 20  # bytes of a reply; a list of 10^6 integers takes 8 MB
+_MAX_DEPTH = 200         # of nesting
+_MAX_INT = 1 << 20       # bits; 10,000! has 118,459
 
 
 @functools.cache
@@ -456,7 +456,8 @@ _NO_MARKS = {  # changes to files that landlock does not know: modes, owners, ti
     "chown": (92, None), "lchown": (94, None), "fchown": (93, 55), "fchownat": (260, 54),
     "utime": (132, None), "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88),
     "setxattr": (188, 5), "lsetxattr": (189, 6), "removexattr": (197, 14), "lremovexattr": (198, 15),
-    "truncate": (76, 45), "setxattrat": (463, 463), "removexattrat": (466, 466),
+    "fsetxattr": (190, 7), "fremovexattr": (199, 16), "setxattrat": (463, 463),
+    "removexattrat": (466, 466), "truncate": (76, 45),
 }
 _NO_FILES = {  # every way to open, make, move or remove a file by its name
     "open": (2, None), "creat": (85, None), "openat": (257, 56), "openat2": (437, 437),
@@ -623,11 +624,11 @@ def _contain(sock, folder, layers, job):
 
 # --- 3e. The zygote (Z): forks candidates and buries them ------------------------------------------
 
-_PRELOAD = """__future__ abc array base64 bisect calendar cmath collections contextlib copy ctypes dataclasses
-datetime decimal enum fractions functools hashlib heapq inspect io itertools json math numbers operator
-pprint queue random re resource secrets select sqlite3 statistics string struct tempfile textwrap
-threading time traceback types typing unicodedata uuid warnings zlib bz2 lzma""".split()
-# The common ones, for speed, and those with system libraries, which a candidate does not see.
+# The common modules, for speed, and those with system libraries, which a candidate does not see.
+_PRELOAD = """__future__ abc array base64 bisect bz2 calendar cmath collections contextlib copy ctypes
+dataclasses datetime decimal enum fractions functools hashlib heapq inspect io itertools json lzma math
+numbers operator pprint queue random re resource secrets select sqlite3 statistics string struct
+tempfile textwrap threading time traceback types typing unicodedata uuid warnings zlib""".split()
 _PRELOAD_CLOSED = """argparse asyncio concurrent.futures.thread csv difflib glob html ipaddress logging
 pickle sched shlex shutil timeit xml.etree.ElementTree""".split()  # where it can open no file
 
@@ -662,6 +663,8 @@ def _zygote(control, layers, base, visible):
             if pid == 0:
                 _candidate(sock, folder, layers, {**json.loads(order), "visible": visible})
         hung_up = not control.recv(1)
+        with contextlib.suppress(ProcessLookupError):  # it has a group of its own, but for an instant
+            os.killpg(pid, signal.SIGKILL)
         os.kill(pid, signal.SIGKILL)  # a pid namespace's first process: the kernel ends the others
         _, status = os.waitpid(pid, 0)
         if "namespaces" in layers:
@@ -676,6 +679,7 @@ def _zygote(control, layers, base, visible):
 def _remove_tree(folder):
     """shutil.rmtree for folders in folders, thousands deep: each is first moved to the top."""
     moved = 0
+    os.chmod(folder, 0o700)
     while entries := list(os.scandir(folder)):
         for entry in entries:
             if not entry.is_dir(follow_symlinks=False):
@@ -706,6 +710,7 @@ def _candidate(sock, folder, layers, job):
 
 _EVALUATOR_MB = 2048  # of address space for E
 _GRACE = 3.0          # seconds beyond the program's own before the caller kills E
+_PATIENCE = 120.0     # seconds for the sandbox's own steps, on a machine that has much else to do
 
 _RAISED = """ArithmeticError AssertionError AttributeError IndexError KeyError LookupError MemoryError
 NotImplementedError OSError OverflowError RecursionError RuntimeError TypeError ValueError
@@ -971,7 +976,7 @@ def _run_job(job, control, caller, baseline):
         socket.send_fds(control, [json.dumps(order).encode()], [theirs.fileno()])
         theirs.close()
         try:
-            hello = _receive(ours, 4096, time.monotonic() + 30)
+            hello = _receive(ours, 4096, time.monotonic() + _PATIENCE)
             if hello != ["ready"]:
                 raise _TestError(f"the sandbox could not be closed: {hello[1]}")
             if caller:
@@ -994,8 +999,9 @@ def _run_job(job, control, caller, baseline):
 def _start_zygote(layers, base, flags):
     """E: fork Z, with its namespaces if they are among the layers. -> the socket to control it."""
     ours, theirs = socket.socketpair()
-    paths = [path for path in [*sys.path, "/dev/null", "/dev/urandom"] if os.path.exists(path)]
-    visible = [path for path in paths if not any(path.startswith(f"{other}/") for other in paths)]
+    paths = [*sys.path, "/usr/share/zoneinfo", "/dev/null", "/dev/urandom"]
+    visible = [path for path in paths if os.path.exists(path)
+               and not any(path.startswith(f"{other}/") for other in paths)]
     if os.fork() == 0:
         try:
             os.closerange(3, theirs.fileno())
@@ -1049,6 +1055,7 @@ def _evaluator(descriptor, base, without):
     gc.collect()
     gc.freeze()  # so that a candidate's collector does not copy these pages
     import resource
+    baseline = 0  # bytes; read where it is needed, on Linux
     with contextlib.suppress(OSError), open("/proc/self/statm") as file:
         baseline = int(file.read().split()[0]) * resource.getpagesize()
     try:
@@ -1088,7 +1095,7 @@ class _Server:
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 start_new_session=True)
         try:
-            kind, self.level = _receive(self.sock, 1 << 20, time.monotonic() + 60)
+            kind, self.level = _receive(self.sock, 1 << 20, time.monotonic() + 2 * _PATIENCE)
         except (OSError, EOFError, ValueError) as error:
             kind, self.level = "error", f"{type(error).__name__} {error}"
         if kind != "level":
@@ -1098,16 +1105,16 @@ class _Server:
     def run(self, job):
         """One verdict. ConnectionError if E is gone, VerifierError if the tests cannot be run."""
         try:
-            self.sock.settimeout(60)
+            self.sock.settimeout(2 * _PATIENCE)
             _send(self.sock, job)
-            answer = _receive(self.sock, 1 << 20, time.monotonic() + 60)
+            answer = _receive(self.sock, 1 << 20, time.monotonic() + 2 * _PATIENCE)
             if answer == ["started"]:
                 try:
                     answer = _receive(self.sock, 1 << 20, time.monotonic() + job["timeout"] + _GRACE)
                 except TimeoutError:  # a value that takes forever to compare, in C, past the alarm
                     self.close()
-                    return TestResult(False, "timed out in a test, on a value that the program "
-                                      "returned", self.level)
+                    return TestResult(False, "timed out in a test, on what the program returned",
+                                      self.level)
         except (OSError, EOFError) as error:
             self.close()
             raise ConnectionError(str(error)) from error
