@@ -1555,7 +1555,7 @@ def _same_relation(a: _Node, b: _Node, work: _Work) -> bool:
 #   interpreter, or writes to its end of the socket, amounts to returning some plain value; objects
 #   that claim to be equal to everything do not survive the encoding. Ending the process, by
 #   whatever status, is no value, so it fails. The only way to pass is to return the right values.
-# * The decoder on E's side builds exact built-in types from at most 4 MiB, and never unpickles.
+# * The decoder on E's side builds exact built-in types from at most 16 MiB, and never unpickles.
 #   What a value can still do is to make a test slow; E has a memory limit and an alarm, and
 #   behind it the training process kills E (and with it Z and C) and starts another.
 # * E is started by exec from the training process, never by fork: threads and torch stay there.
@@ -1602,6 +1602,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 import types
@@ -1645,8 +1646,9 @@ def run_tests(program, tests, *, setup="", entry_point=None, timeout=5.0, memory
     if not (is_list or isinstance(tests, str)) or not tests:
         raise VerifierError("tests must be a list of assert statements or a text that defines "
                             "check(candidate), and not empty")
-    if not (timeout > 0 and memory_mb > 0):
-        raise VerifierError(f"timeout and memory_mb must be positive, not {timeout}, {memory_mb}")
+    if not (0 < timeout < 1e6 and 0 < memory_mb < 1e6):
+        raise VerifierError(f"timeout and memory_mb must be positive and below 10^6, not {timeout}, "
+                            f"{memory_mb}")
     job = {"program": program, "tests": tests if isinstance(tests, str) else list(tests),
            "setup": setup or "", "entry_point": entry_point, "timeout": float(timeout),
            "memory_mb": int(memory_mb)}
@@ -1670,7 +1672,8 @@ def run_tests_batch(jobs, *, timeout=5.0, memory_mb=1024):
 # By its lines alone: a parser in the training process would be a target (deep nesting has crashed
 # CPython's), and the answer is unbounded text.
 
-_FENCE = re.compile(r"[ \t]{0,3}(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^`]*$")
+_FENCE = re.compile(r"[ \t]{0,3}(`{3,}|~{3,})[ \t]*([^`\s]*)")
+_STRINGS = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|#.*")  # on one line, and comments
 _CODE_LINE = re.compile(  # an unindented line that reads as Python rather than as English
     r"(?:(?:async\s+)?def\s+\w+\s*\(|class\s+\w+\s*[(:]|import\s+[\w.]+|from\s+[\w.]+\s+import\b|@\w"
     r"|(?:if|elif|while|for|with|try|else|except|finally|match|async)\b.*:\s*(?:#.*)?$"
@@ -1705,6 +1708,7 @@ def _fenced_blocks(lines):
     fence = None  # the mark that opened the block that we are in
     for number, line in enumerate(lines):
         match = _FENCE.match(line)
+        match = None if match and "`" in line[match.end():] else match  # ```code``` within a line
         if fence is None:
             quote = _open_quote(line, quote)
             if match and quote is None:
@@ -1750,7 +1754,8 @@ def _strip_prose(lines):
             break
         quote = _open_quote(line, quote)
         if quote is None:
-            depth = max(0, depth + sum(map(line.count, "([{")) - sum(map(line.count, ")]}")))
+            bare = _STRINGS.sub("", line)
+            depth = max(0, depth + sum(map(bare.count, "([{")) - sum(map(bare.count, ")]}")))
         end = number + 1
     return "\n".join(lines[first:end])
 
@@ -1759,9 +1764,9 @@ def _strip_prose(lines):
 # JSON's null, booleans, numbers and strings stand for themselves; everything else is a list that
 # begins with a tag: ["tuple", 1, 2], ["dict", key, value, ...], ["int", "0xfff..."], ["bytes", s].
 
-_MAX_MESSAGE = 4 << 20  # bytes of a reply; a list of 10^5 integers takes 0.7 MB
-_MAX_DEPTH = 100        # of nesting
-_MAX_INT = 1 << 20      # bits; 10,000! has 118,459
+_MAX_MESSAGE = 16 << 20  # bytes of a reply; a list of 10^6 integers takes 8 MB
+_MAX_DEPTH = 200         # of nesting
+_MAX_INT = 1 << 20       # bits; 10,000! has 118,459
 
 
 @functools.cache
@@ -1974,7 +1979,8 @@ _NO_MARKS = {  # changes to files that landlock does not know: modes, owners, ti
     "chown": (92, None), "lchown": (94, None), "fchown": (93, 55), "fchownat": (260, 54),
     "utime": (132, None), "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88),
     "setxattr": (188, 5), "lsetxattr": (189, 6), "removexattr": (197, 14), "lremovexattr": (198, 15),
-    "truncate": (76, 45), "setxattrat": (463, 463), "removexattrat": (466, 466),
+    "fsetxattr": (190, 7), "fremovexattr": (199, 16), "setxattrat": (463, 463),
+    "removexattrat": (466, 466), "truncate": (76, 45),
 }
 _NO_FILES = {  # every way to open, make, move or remove a file by its name
     "open": (2, None), "creat": (85, None), "openat": (257, 56), "openat2": (437, 437),
@@ -2141,11 +2147,11 @@ def _contain(sock, folder, layers, job):
 
 # --- 3e. The zygote (Z): forks candidates and buries them ------------------------------------------
 
-_PRELOAD = """__future__ abc array base64 bisect calendar cmath collections contextlib copy ctypes dataclasses
-datetime decimal enum fractions functools hashlib heapq inspect io itertools json math numbers operator
-pprint queue random re resource secrets select sqlite3 statistics string struct tempfile textwrap
-threading time traceback types typing unicodedata uuid warnings zlib bz2 lzma""".split()
-# The common ones, for speed, and those with system libraries, which a candidate does not see.
+# The common modules, for speed, and those with system libraries, which a candidate does not see.
+_PRELOAD = """__future__ abc array base64 bisect bz2 calendar cmath collections contextlib copy ctypes
+dataclasses datetime decimal enum fractions functools hashlib heapq inspect io itertools json lzma math
+numbers operator pprint queue random re resource secrets select sqlite3 statistics string struct
+tempfile textwrap threading time traceback types typing unicodedata uuid warnings zlib""".split()
 _PRELOAD_CLOSED = """argparse asyncio concurrent.futures.thread csv difflib glob html ipaddress logging
 pickle sched shlex shutil timeit xml.etree.ElementTree""".split()  # where it can open no file
 
@@ -2180,6 +2186,8 @@ def _zygote(control, layers, base, visible):
             if pid == 0:
                 _candidate(sock, folder, layers, {**json.loads(order), "visible": visible})
         hung_up = not control.recv(1)
+        with contextlib.suppress(ProcessLookupError):  # it has a group of its own, but for an instant
+            os.killpg(pid, signal.SIGKILL)
         os.kill(pid, signal.SIGKILL)  # a pid namespace's first process: the kernel ends the others
         _, status = os.waitpid(pid, 0)
         if "namespaces" in layers:
@@ -2194,6 +2202,7 @@ def _zygote(control, layers, base, visible):
 def _remove_tree(folder):
     """shutil.rmtree for folders in folders, thousands deep: each is first moved to the top."""
     moved = 0
+    os.chmod(folder, 0o700)
     while entries := list(os.scandir(folder)):
         for entry in entries:
             if not entry.is_dir(follow_symlinks=False):
@@ -2224,6 +2233,7 @@ def _candidate(sock, folder, layers, job):
 
 _EVALUATOR_MB = 2048  # of address space for E
 _GRACE = 3.0          # seconds beyond the program's own before the caller kills E
+_PATIENCE = 120.0     # seconds for the sandbox's own steps, on a machine that has much else to do
 
 _RAISED = """ArithmeticError AssertionError AttributeError IndexError KeyError LookupError MemoryError
 NotImplementedError OSError OverflowError RecursionError RuntimeError TypeError ValueError
@@ -2279,6 +2289,21 @@ class _Remote:
             raise AttributeError(f"the program's object has no attribute {name!r} for the tests")
 
 
+class _RemoteIterator(_Remote):
+    """An iterator of the program's: an item is fetched when the test asks for it."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        try:
+            return self._child.ask("next", self)
+        except _ProgramError as error:
+            if error.args[0] == "StopIteration":
+                raise StopIteration from None
+            raise
+
+
 class _Child:
     """E's view of the candidate's process: `ask` sends one call and returns a plain value."""
 
@@ -2308,31 +2333,19 @@ class _Child:
                              "program: only plain values and its own objects can")
         try:
             return _encode(value, other)
-        except ValueError as error:
-            raise _TestError(f"a test passes what cannot be sent to the program: {error}") from None
+        except ValueError as error:  # too deep or too large: the program's own value, passed back to it
+            kind = _Failure if self.calls else _TestError
+            raise kind(f"a test passes what cannot be sent to the program: {error}") from None
 
     def decode(self, data):
         def other(tag, items):
             if tag not in ("object", "iterator") or [type(item) for item in items] != [int, bool]:
                 raise ValueError(f"an unknown tag {tag[:20]!r}")
-            remote = _Remote(self, ["object", items[0]], items[1])
-            if tag == "iterator":
-                return self.iterate(remote)
             if self.open_next:
                 self.open.add(items[0])
-            return remote
+            kind = _RemoteIterator if tag == "iterator" else _Remote
+            return kind(self, ["object", items[0]], items[1])
         return _decode(data, other)
-
-    def iterate(self, remote):
-        """The items of an iterator of the program's, each when the test asks for it."""
-        while True:
-            try:
-                item = self.ask("next", remote)
-            except _ProgramError as error:
-                if error.args[:1] != ("StopIteration",):
-                    raise
-                return
-            yield item
 
     def exchange(self, request):
         try:
@@ -2379,14 +2392,22 @@ def _free_names(source):
     return called - bound, used - called - bound
 
 
+@functools.cache
+def _known_names():
+    """Names that belong to Python even where a test forgot the import: were `isclose` looked up in
+    the program, the program would judge itself."""
+    import collections
+    records = {kind.__name__: kind for kind, *_ in _records().values()}
+    return {**vars(collections), **vars(math), **records}
+
+
 def _names_of_program(called, entry_point):
     """Which of the called names are the program's. The rest is Python's own, on the trusted side.
 
     A function may be called like a built-in (MBPP has a `sum` and a `gcd`): without an entry point,
     a name like that is the program's only if no other can be.
     """
-    import collections  # `known` from both, as if each test began with `from math import *`
-    known = set(dir(builtins)) | set(dir(math)) | set(dir(collections))
+    known = set(dir(builtins)) | set(_known_names())
     names = (called - known) | ({entry_point} if entry_point else set())
     if not names:
         wrappers = {"abs", "bool", "dict", "float", "int", "len", "list", "round", "set", "sorted",
@@ -2401,6 +2422,7 @@ def _names_of_program(called, entry_point):
 def _compile_tests(setup, tests, entry_point):
     """(code of the setup, [(code, source) of each test], names of the program, Python's by name)."""
     try:
+        tests = [textwrap.dedent(test).strip() for test in tests]
         called, used = _free_names("\n".join([setup, *tests]))
         codes = [(compile(test, "<test>", "exec", dont_inherit=True), test) for test in tests]
         setup_code = compile(setup, "<setup>", "exec", dont_inherit=True)
@@ -2410,9 +2432,7 @@ def _compile_tests(setup, tests, entry_point):
         raise _TestError("the tests assert nothing")
     names = _names_of_program(called, entry_point)
     scope = {name: importlib.import_module(name) for name in _MODULES if name in used}
-    import collections
-    for name in called - names - set(dir(builtins)):  # `isclose` in a test that forgot the import
-        scope[name] = getattr(math, name, None) or getattr(collections, name)
+    scope |= {name: _known_names()[name] for name in called - names if name in _known_names()}
     return setup_code, codes, names, scope
 
 
@@ -2422,6 +2442,7 @@ def _judge(job, child):
     tests = [job["tests"]] if whole else job["tests"]
     entry_point = job["entry_point"]
     setup, codes, names, imported = _compile_tests(job["setup"], tuple(tests), entry_point)
+    child.exchange(["load", job["program"]])
     stand_ins = {name: _Remote(child, ["global", name]) for name in names}
     scope = {"__name__": "tests", **imported, **stand_ins}
     import random
@@ -2436,7 +2457,7 @@ def _judge(job, child):
         except AssertionError as error:
             if error is child.raised:
                 raise
-            text = "an assert of check" if whole else f"test {number} of {len(codes)}, {source.strip()[:200]}"
+            text = "an assert of check" if whole else f"test {number} of {len(codes)}, {source[:200]}"
             return False, f"wrong: {text}, does not hold"
     if not child.calls:
         raise _TestError("the tests never call the program: does the text define check(candidate), "
@@ -2452,11 +2473,10 @@ def _verdict(job, child):
     signal.signal(signal.SIGALRM, overtime)
     signal.setitimer(signal.ITIMER_REAL, child.deadline - time.monotonic() + 0.5)
     try:
-        child.exchange(["load", job["program"]])
         return _judge(job, child)
     except _Failure as failure:
         return False, str(failure)
-    except (_TestError, SyntaxError, NameError, ImportError, SystemExit) as error:
+    except (_TestError, NameError, ImportError, SystemExit) as error:
         if error is child.raised:
             return False, f"the program raised {child.raised_as}"
         raise _TestError(f"the tests cannot be run: {str(error) or type(error).__name__}") from error
@@ -2479,7 +2499,7 @@ def _run_job(job, control, caller, baseline):
         socket.send_fds(control, [json.dumps(order).encode()], [theirs.fileno()])
         theirs.close()
         try:
-            hello = _receive(ours, 4096, time.monotonic() + 30)
+            hello = _receive(ours, 4096, time.monotonic() + _PATIENCE)
             if hello != ["ready"]:
                 raise _TestError(f"the sandbox could not be closed: {hello[1]}")
             if caller:
@@ -2502,7 +2522,9 @@ def _run_job(job, control, caller, baseline):
 def _start_zygote(layers, base, flags):
     """E: fork Z, with its namespaces if they are among the layers. -> the socket to control it."""
     ours, theirs = socket.socketpair()
-    visible = [path for path in [*sys.path, "/dev/null", "/dev/urandom"] if os.path.exists(path)]
+    paths = [*sys.path, "/usr/share/zoneinfo", "/dev/null", "/dev/urandom"]
+    visible = [path for path in paths if os.path.exists(path)
+               and not any(path.startswith(f"{other}/") for other in paths)]
     if os.fork() == 0:
         try:
             os.closerange(3, theirs.fileno())
@@ -2556,6 +2578,7 @@ def _evaluator(descriptor, base, without):
     gc.collect()
     gc.freeze()  # so that a candidate's collector does not copy these pages
     import resource
+    baseline = 0  # bytes; read where it is needed, on Linux
     with contextlib.suppress(OSError), open("/proc/self/statm") as file:
         baseline = int(file.read().split()[0]) * resource.getpagesize()
     try:
@@ -2595,7 +2618,7 @@ class _Server:
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 start_new_session=True)
         try:
-            kind, self.level = _receive(self.sock, 1 << 20, time.monotonic() + 60)
+            kind, self.level = _receive(self.sock, 1 << 20, time.monotonic() + 2 * _PATIENCE)
         except (OSError, EOFError, ValueError) as error:
             kind, self.level = "error", f"{type(error).__name__} {error}"
         if kind != "level":
@@ -2605,16 +2628,16 @@ class _Server:
     def run(self, job):
         """One verdict. ConnectionError if E is gone, VerifierError if the tests cannot be run."""
         try:
-            self.sock.settimeout(60)
+            self.sock.settimeout(2 * _PATIENCE)
             _send(self.sock, job)
-            answer = _receive(self.sock, 1 << 20, time.monotonic() + 60)
+            answer = _receive(self.sock, 1 << 20, time.monotonic() + 2 * _PATIENCE)
             if answer == ["started"]:
                 try:
                     answer = _receive(self.sock, 1 << 20, time.monotonic() + job["timeout"] + _GRACE)
                 except TimeoutError:  # a value that takes forever to compare, in C, past the alarm
                     self.close()
-                    return TestResult(False, "timed out in a test, on a value that the program "
-                                      "returned", self.level)
+                    return TestResult(False, "timed out in a test, on what the program returned",
+                                      self.level)
         except (OSError, EOFError) as error:
             self.close()
             raise ConnectionError(str(error)) from error
@@ -2649,7 +2672,6 @@ class _Pool:
     def __init__(self):
         self.size = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         self.idle = queue.LifoQueue()  # servers, or None where one may be started
-        self.owner = os.getpid()
         for _ in range(self.size):
             self.idle.put(None)
 
@@ -2678,10 +2700,9 @@ _pool_lock = threading.Lock()
 
 
 def _the_pool():
-    """This process's pool; a forked child makes its own and leaves its parent's alone."""
     global _pool
     with _pool_lock:
-        if _pool is None or _pool.owner != os.getpid():
+        if _pool is None:
             _pool = _Pool()
         return _pool
 
@@ -2689,8 +2710,15 @@ def _the_pool():
 def shutdown_sandbox():
     """End the sandbox servers, when the jobs under way are done. The next run starts new ones."""
     with _pool_lock:
-        if _pool is not None and _pool.owner == os.getpid():
+        if _pool is not None:
             _pool.close()
 
 
+def _leave_pool_to_parent():
+    """In a forked child of the caller: the sockets are shared, and a lock may be held for ever."""
+    global _pool, _pool_lock
+    _pool, _pool_lock = None, threading.Lock()
+
+
 atexit.register(shutdown_sandbox)
+os.register_at_fork(after_in_child=_leave_pool_to_parent)

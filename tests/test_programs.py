@@ -164,7 +164,7 @@ def test_folders_thousands_deep_are_removed(tmp_path):
     (deep / "link").symlink_to(tmp_path)
     back = os.getcwd()
     os.chdir(deep)
-    for _ in range(3000):
+    for _ in range(1500):
         os.mkdir("d")
         os.chdir("d")
     os.chdir(back)
@@ -180,6 +180,7 @@ def test_folders_thousands_deep_are_removed(tmp_path):
     (None, {}, "list of assert"),
     ([1], {}, "list of assert"),
     (["assert solve(3) = 17"], {}, "not Python"),
+    (["assert solve(3) == 17"], {"timeout": float("nan")}, "positive"),
     (["assert solve(3) == 17", "assert ("], {}, "not Python"),
     (["solve(3)"], {}, "assert nothing"),
     (["assert solve(3) == answer"], {}, "answer"),
@@ -200,6 +201,24 @@ def test_folders_thousands_deep_are_removed(tmp_path):
 def test_broken_tests_raise(tests, more, message):
     with pytest.raises(VerifierError, match=message):
         run_tests(SOLVE, tests, **more)
+
+
+def test_broken_tests_raise_for_broken_programs_too():
+    with pytest.raises(VerifierError, match="not Python"):
+        run_tests("x = (", ["assert"])
+
+
+@pytest.mark.parametrize("source", ["def f(x): return (y for y in x)\ndef g(x): return 0", "def f(x): return [[1]] * 9 ** 5\ndef g(x): 0",
+                                    "def f(x):\n    a = []\n    for i in range(99): a = [a]\n    return a\ndef g(x): return 0",
+                                    "def f(x): return lambda: 0\ndef g(x): return 0", "def f(x): return '('\ndef g(x): return 0"])
+def test_no_value_of_the_program_is_blamed_on_the_tests(source):
+    """Passed back to the program, wrapped, or parsed by the test: a wrong answer, never an error."""
+    assert not run_tests(source, ["assert g([[f([1])]]) == 1"]).passed
+    assert not run_tests(source, ["import ast\nassert ast.literal_eval(f(1)) == 1"]).passed
+
+
+def test_an_iterator_goes_back_to_the_program():
+    assert run_tests("def f(n): return iter(range(n))\ndef g(it): return sum(it)", ["assert g(f(5)) == 10"]).passed
 
 
 def test_a_program_that_is_no_text_raises():
@@ -388,6 +407,8 @@ CODE = "def f(x):\n    return x\n"
     (f"K = 3\n\n{CODE}", f"K = 3\n\n{CODE}"),
     ("```python\r\ndef f(x):\r\n    return x\r\n```", CODE),
     ("I do not know.", "I do not know.\n"),
+    ("def f(x):\n    return '(' + x  # (\n\nThis adds a bracket.", "def f(x):\n    return '(' + x  # (\n"),
+    ("Use ```f``` so:\n```python\ndef f(x):\n    return x\n```", CODE),
     ("print('[DONE]')\n", "print('[DONE]')\n"),
     ("", "\n"),
     (f"{CODE}\nassert f(1) == 1\nif True:\n    pass\nx: int = 3\nx += 1\nprint(x)\n", f"{CODE}\nassert f(1) == 1\nif True:\n    pass\nx: int = 3\nx += 1\nprint(x)\n"),
@@ -397,7 +418,9 @@ def test_extract_program(response, expected):
 
 
 def test_extract_program_is_linear():
-    for text in ["```\n" * 50_000, "(" * 10 ** 6, "def f(\n" * 100_000, "'''" * 300_000, "a" * 10 ** 6, "x, " * 300_000 + "\n"]:
+    for text in ["```\n" * 50_000, "(" * 10 ** 6, "def f(\n" * 100_000, "'''" * 300_000, "a" * 10 ** 6, "```" + "a" * 300_000 + "`",
+                 *("def f(\n" + line for line in ["x, " * 300_000, "a: " * 300_000, "a[" * 300_000, "if " + ": " * 300_000 + "x",
+                                                  "a" + " " * 10 ** 6 + "b", "'" * 300_000, '"' + "\\" * 300_000])]:
         assert isinstance(extract_program(text), str)
 
 
