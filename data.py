@@ -30,12 +30,15 @@ import dataclasses
 import json
 import random
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import jinja2
 import tiktoken
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 import verify
 
@@ -476,3 +479,389 @@ TASKS = {
     "false-position": embedded_task(position_problems, position_dialogue, read_position, 2 * STEPS + 5),
     "code": embedded_task(code_problems, code_dialogue, read_code, 14),  # x*a+b#v+d,v+d and EOS
 }
+
+
+# ------------------------------------------------------------------ tokenizers of Hugging Face folders
+# Byte-level BPE is the same algorithm in `tokenizers` and in tiktoken under one condition, which `_check_merges`
+# proves for each file; what tiktoken lacks (NFC, added tokens in ordinary text) is `Tokenizer`'s.
+
+# What a file may split a text by before BPE. Only these: tiktoken drops what a pattern leaves out, and the
+# two libraries' regex engines differ, so equality is tested for each (tests/test_tokenizer.py).
+GPT2_SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+LLAMA3_SPLIT = (
+    r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"""
+    r"""| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+)
+QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+# SmolLM2 cuts out every digit first, and splits what lies between by GPT-2's pattern: there a digit ends
+# the text, so spaces before it stay together and none goes with it.
+SMOLLM2_SPLIT = GPT2_SPLIT.replace(r" ?\p{N}+", r"\p{N}").replace(r"\s+(?!\S)", r"\s+(?![^\s\p{N}])")
+
+
+@dataclass
+class AddedToken:
+    """A token that no merge makes: its id, its spelling, and how the file says to look for it in a text."""
+
+    id: int
+    text: str
+    special: bool  # a control token, which a text is not allowed to contain
+    normalized: bool  # looked for after NFC
+
+
+class Tokenizer(tiktoken.Encoding):
+    """A tiktoken.Encoding with the two things that it cannot say.
+
+    NFC comes before the merges where the file asks for it. Added tokens that the file does not
+    call special (NeoX's runs of spaces, Qwen's <think>) are vocabulary, and are found in any text;
+    special ones only by `encode(text, allowed_special="all")`. `encode_ordinary` leaves their spelling text.
+    bos: ids that the file puts in front of every text (Llama 3), for plain prompts.
+    """
+
+    def __init__(self, name, pattern, ranks, added: list[AddedToken], nfc: bool, bos: list[int]):
+        super().__init__(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={t.text: t.id for t in added})
+        self.added, self.nfc, self.bos = added, nfc, bos
+        self._finders = {}
+
+    def _ids(self, text: str, kept: frozenset[str]) -> list[int]:
+        """ids of a text in which the added tokens `kept` are found; longest first where several begin."""
+        if kept not in self._finders:
+
+            def finder(normalized):
+                words = {self._normal(t.text) if normalized else t.text: t.id for t in self.added
+                         if t.text in kept and t.normalized == normalized}  # fmt: skip
+                words = dict(sorted(words.items(), key=lambda item: -len(item[0])))
+                return re.compile("(" + "|".join(map(re.escape, words)) + ")") if words else None, words
+
+            self._finders[kept] = finder(False), finder(True)
+        (raw, raw_ids), (normal, normal_ids) = self._finders[kept]
+        out = []
+        for piece in raw.split(text) if raw else [text]:
+            if piece in raw_ids:
+                out.append(raw_ids[piece])
+                continue
+            piece = self._normal(piece)
+            for part in normal.split(piece) if normal else [piece]:
+                out += [normal_ids[part]] if part in normal_ids else super().encode_ordinary(part)
+        return out
+
+    def _normal(self, text: str) -> str:
+        return unicodedata.normalize("NFC", text) if self.nfc else text
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        return self._ids(text, frozenset(t.text for t in self.added if not t.special))
+
+    def encode(self, text, *, allowed_special=(), disallowed_special=()) -> list[int]:
+        """As tiktoken's, but a special that is not allowed is text by default, and no error."""
+        special = {t.text for t in self.added if t.special}
+        allowed = special if allowed_special == "all" else special & set(allowed_special)
+        forbidden = special - allowed if disallowed_special == "all" else set(disallowed_special)
+        for word in forbidden:
+            if word in text:
+                raise ValueError(f"the text has {word!r}, which disallowed_special forbids")
+        return self._ids(text, frozenset(allowed | {t.text for t in self.added if not t.special}))
+
+
+def load_tokenizer(folder) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder, from tokenizer.json, or vocab.json and merges.txt.
+
+    Byte-level BPE as GPT-2, SmolLM2, GPT-NeoX, Llama 3, Qwen2/2.5/3 use it. Gives the ids of the
+    `tokenizers` library. n_vocab: sample no id from there on. Raises DataError, with the reason,
+    for a tokenizer whose ids would differ, and for damaged files.
+    """
+    folder = Path(folder)
+    path = folder / "tokenizer.json"
+    if path.exists():
+        spec = _read_json(path)
+    elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        path, spec = folder / "vocab.json", _slow_form(folder)
+    else:
+        raise DataError(f"{folder}: no tokenizer.json, and not both of vocab.json and merges.txt; copy the tokenizer's files there")
+    try:
+        return _tokenizer(spec, folder.name)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise DataError(f"{path}: not laid out as a tokenizer ({type(error).__name__}: {error}); copy the file again") from error
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); copy the file again") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: JSON, but no object; copy the file again")
+    return value
+
+
+def _slow_form(folder: Path) -> dict:
+    """vocab.json, merges.txt and tokenizer_config.json in the form of a tokenizer.json."""
+    config = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    merges = [line for line in lines if line and not line.startswith("#version")]
+    added = [{"id": int(i), **t} for i, t in config.get("added_tokens_decoder", {}).items()]
+    if (folder / "added_tokens.json").exists():
+        known = {t["id"] for t in added}
+        more = _read_json(folder / "added_tokens.json")
+        added += [{"id": i, "content": t, "special": True} for t, i in more.items() if i not in known]
+    kind = config.get("tokenizer_class", "GPT2Tokenizer").removesuffix("Fast")
+    if kind not in ("GPT2Tokenizer", "Qwen2Tokenizer"):
+        raise DataError(f"{folder}: vocab.json and merges.txt do not say how a {kind} splits a text; give its tokenizer.json")
+    qwen = kind == "Qwen2Tokenizer"
+    split = {"type": "Split", "pattern": {"Regex": QWEN2_SPLIT}, "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": bool(config.get("add_prefix_space")), "use_regex": not qwen}
+    bos = config.get("bos_token") if config.get("add_bos_token") else None
+    vocab = _read_json(folder / "vocab.json")
+    ids = vocab | {t["content"]: t["id"] for t in added}
+    front = [{"SpecialToken": {"id": token_text(bos)}}] if bos else []
+    return {
+        "normalizer": {"type": "NFC"} if qwen else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]} if qwen else level,
+        "model": {"type": "BPE", "vocab": vocab, "merges": merges},
+        "post_processor": {"type": "TemplateProcessing", "single": front + [{"Sequence": {"id": "A"}}],
+                           "special_tokens": {token_text(bos): {"ids": [ids[token_text(bos)]]}} if bos else {}},
+        # GPT-2's own end of text is in vocab.json, and made by no merge
+        "added_tokens": added or [{"id": i, "content": t, "special": True} for t, i in vocab.items() if t == "<|endoftext|>"],
+    }  # fmt: skip
+
+
+def _tokenizer(spec: dict, name: str) -> Tokenizer:
+    model = spec["model"]
+    if model.get("type", "BPE") != "BPE":
+        raise DataError(f"a {model['type']} model; only byte-level BPE can be represented")
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "fuse_unk"):
+        if model.get(key):
+            raise DataError(f"BPE with {key} = {model[key]!r} is not byte-level BPE as tiktoken computes it")
+    added = []
+    for t in spec.get("added_tokens", []):
+        for key in ("single_word", "lstrip", "rstrip"):
+            if t.get(key):
+                raise DataError(f"the added token {t['content']!r} has {key}, which changes the text around it")
+        special = t.get("special", False)
+        added.append(AddedToken(t["id"], t["content"], special, t.get("normalized", not special)))
+    ranks, pairs = _ranks(model["vocab"], model["merges"], {t.text: t.id for t in added})
+    _check_merges(ranks, pairs, whole=bool(model.get("ignore_merges")))
+    ids = sorted({*ranks.values(), *(t.id for t in added)})
+    if ids[-1] != len(ids) - 1:  # tiktoken could not decode the ids in between, and no limit keeps them out
+        raise DataError(f"{len(ids)} tokens, and ids up to {ids[-1]}: ids in between stand for nothing")
+    nfc = _normalizer(spec.get("normalizer"))
+    return Tokenizer(name, _split(spec["pre_tokenizer"]), ranks, added, nfc, _bos(spec.get("post_processor")))
+
+
+def _ranks(vocab: dict[str, int], merges: list, added: dict[str, int]):
+    """bytes -> id of the mergeable tokens, and {(left, right): which merge it is} in bytes.
+
+    The file writes bytes as printable characters: those that are printable in Latin-1 as themselves, the
+    others as U+0100, U+0101, … in order.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [b for b in range(256) if b not in printable]
+    byte = {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(rest)}
+
+    def to_bytes(token):
+        return bytes(byte[c] for c in token)
+
+    ranks = {}
+    for token, i in vocab.items():
+        if added.get(token) == i:
+            continue  # an added token in the vocabulary: it is found as a whole, never by merging
+        if not all(c in byte for c in token):
+            raise DataError(f"the token {token!r} (id {i}) is no string of bytes: not byte-level BPE")
+        ranks[to_bytes(token)] = i
+    lacking = [b for b in range(256) if bytes([b]) not in ranks]
+    if lacking:
+        raise DataError(f"no token for the byte 0x{lacking[0]:02x}: not every text could be written")
+    pairs = {}
+    for i, merge in enumerate(merges):
+        left, right = (to_bytes(x) for x in (merge.split(" ") if isinstance(merge, str) else merge))
+        pairs.setdefault((left, right), i)
+    return ranks, pairs
+
+
+def _check_merges(ranks: dict[bytes, int], pairs: dict[tuple[bytes, bytes], int], whole: bool) -> None:
+    """DataError unless tiktoken's BPE by ids equals the file's by merges, on every text.
+
+    `tokenizers` joins the neighbours whose merge comes first in the list. tiktoken knows no list: it
+    joins those whose *concatenation* has the lowest id, and looks up a whole word first. They agree
+    if (1) later merges make higher ids, and (2) tiktoken's BPE of each token's own bytes takes only
+    merges of the list, and ends in that token. (2) suffices for all texts: as long as no merge has crossed a
+    token's borders, what happens inside does not depend on what is around it. whole: the file looks
+    up whole words too (`ignore_merges`), so a token need not be the end of its own merges.
+    """
+    last, made = -1, None
+    for left, right in sorted(pairs, key=pairs.get):
+        if left + right not in ranks:
+            raise DataError(f"the merge {left!r} {right!r} makes a token that is not in the vocabulary")
+        if ranks[left + right] < last:
+            raise DataError(f"the merge {left!r} {right!r} comes after {made!r} and has a lower id: merge order is not id order")
+        last, made = ranks[left + right], left + right
+    for token in ranks:
+        parts = [token[i : i + 1] for i in range(len(token))]
+        while len(parts) > 1:
+            found = [(ranks[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:])) if a + b in ranks]
+            if not found:
+                break
+            i = min(found)[1]
+            if (parts[i], parts[i + 1]) not in pairs:
+                raise DataError(f"{parts[i]!r} {parts[i + 1]!r} make the token {parts[i] + parts[i + 1]!r}, and no merge says so")
+            parts[i : i + 2] = [parts[i] + parts[i + 1]]
+        if len(parts) > 1 and not whole:
+            raise DataError(f"no merges lead to the token {token!r}, and tiktoken would use it")
+
+
+def _normalizer(spec) -> bool:
+    """Whether texts are brought to NFC; any other normalizer is refused."""
+    steps = [] if spec is None else spec["normalizers"] if spec["type"] == "Sequence" else [spec]
+    for step in steps:
+        if step["type"] != "NFC":
+            raise DataError(f"a {step['type']} normalizer; only NFC is applied here")
+    return bool(steps)
+
+
+def _split(spec) -> str:
+    """The pattern that splits a text, out of the file's pre_tokenizer."""
+    steps = spec["pretokenizers"] if spec["type"] == "Sequence" else [spec]
+    *before, level = steps
+    if level["type"] != "ByteLevel" or level.get("add_prefix_space", True):
+        raise DataError("the pre-tokenizer must end in ByteLevel without add_prefix_space")
+    use_regex = level.get("use_regex", True)
+    if not before and use_regex:
+        return GPT2_SPLIT
+    if len(before) == 1 and before[0]["type"] == "Digits" and before[0].get("individual_digits") and use_regex:
+        return SMOLLM2_SPLIT
+    if len(before) == 1 and before[0]["type"] == "Split" and not use_regex:
+        step = before[0]
+        pattern = step["pattern"].get("Regex")
+        how = (step["behavior"], step.get("invert", False))
+        if how == ("Isolated", False) or how == ("Removed", True):  # the same, for a pattern that covers any text
+            if pattern in (GPT2_SPLIT, LLAMA3_SPLIT, QWEN2_SPLIT):
+                return pattern
+            raise DataError(f"splits a text by {pattern!r}, which is not known to give tiktoken's pieces")
+    raise DataError(f"splits a text by {' and '.join(s['type'] for s in steps)} in a way that is not known here")
+
+
+def _bos(spec) -> list[int]:
+    """ids that the post-processor puts in front of a text; one that does more is refused."""
+    steps = [] if spec is None else spec["processors"] if spec["type"] == "Sequence" else [spec]
+    bos = []
+    for step in steps:
+        if step["type"] == "ByteLevel":
+            continue  # offsets only
+        if step["type"] != "TemplateProcessing":
+            raise DataError(f"a {step['type']} post-processor is not known here")
+        *front, text = step["single"]
+        if "Sequence" not in text or any("SpecialToken" not in x for x in front):
+            raise DataError("its post-processor puts something behind a text, where the answer would begin")
+        bos += [i for x in front for i in step["special_tokens"][x["SpecialToken"]["id"]]["ids"]]
+    return bos
+
+
+# ------------------------------------------------------------------ chat templates
+
+
+def token_text(token) -> str | None:
+    """A token in tokenizer_config.json: its text, or an object that holds it."""
+    return token["content"] if isinstance(token, dict) else token
+
+
+@dataclass
+class Turns:
+    """How a model is spoken to: the three of Task's fields that depend on the model."""
+
+    encode: Callable[[str], list[int]]  # a problem's text -> x1, with what precedes and follows it
+    instruction: list[int]  # what stands between the EOS of y1 and y2, p1 in its midst
+    eos: int  # what ends an answer
+
+
+def wrap_turns(folder, tokenizer: Tokenizer, instruction: str) -> Turns:
+    """The two turns in the words of the model's own chat template; plain text for a model without.
+
+    instruction: p1. The template is rendered once, around stand-ins for the problem, the answer and p1.
+    What surrounds a stand-in is cut at the nearest added tokens: these are ids, and what lies between is
+    tokenised together with the problem (a newline may merge with its first character), as ordinary text,
+    in which the spelling of a special token stays text. The answer's sampled ids are never touched.
+    Raises DataError for a template that does not write a dialogue as a continuation of its prompt.
+    """
+    folder = Path(folder)
+    path = folder / "tokenizer_config.json"
+    config = _read_json(path) if path.exists() else {}
+    template = _chat_template(folder, config)
+    if template is None:
+        eos = token_text(config.get("eos_token")) or "<|endoftext|>"
+        if eos not in tokenizer.special_tokens_set:
+            raise DataError(f"{path}: eos_token {eos!r} is no token of this tokenizer; nothing would end an answer")
+        encode = lambda text: tokenizer.bos + tokenizer.encode_ordinary(text)  # noqa: E731
+        return Turns(encode, tokenizer.encode_ordinary(instruction), tokenizer.encode_single_token(eos))
+    try:
+        prompt, dialogue, strip = _render(template, config)
+    except (jinja2.TemplateError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path}: the chat template fails on two turns: {error}") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    behind = dialogue[len(prompt) + len(STAND_IN[1]) :]
+    end = next((t for t in tokenizer.added if behind.startswith(t.text)), None)
+    if end is None:
+        raise DataError(f"{path}: the chat template writes {behind[:20]!r} behind an answer, which is no single token")
+    trim = str.strip if strip else str
+    around = _pieces(tokenizer, prompt, STAND_IN[0])
+    asked = _pieces(tokenizer, behind[len(end.text) :], STAND_IN[2])
+    return Turns(lambda text: _fill(tokenizer, around, trim(text)), _fill(tokenizer, asked, trim(instruction)), end.id)
+
+
+STAND_IN = ("Qproblem5Q", "Qanswer6Q", "Qinstruction7Q")  # one word each, in no template
+
+
+def _chat_template(folder: Path, config: dict) -> str | None:
+    """The template's text; newer folders have it in a file of its own."""
+    if (folder / "chat_template.jinja").exists():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        template = {t["name"]: t["template"] for t in template}.get("default")
+    return template
+
+
+def _render(template: str, config: dict) -> tuple[str, str, bool]:
+    """The prompt of turn 1, the dialogue up to turn 2, both with stand-ins; whether messages are stripped."""
+
+    def fail(message):
+        raise jinja2.TemplateError(message)
+
+    # A template is a program out of a downloaded folder: in the sandbox it reads its arguments and no more.
+    # No clock among them (`strftime_now`): a prompt of today must be one of tomorrow.
+    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    env.globals["raise_exception"] = fail
+    env.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
+    compiled = env.from_string(template)
+    specials = {k: token_text(v) for k, v in config.items() if k.endswith("_token") and v}
+
+    def render(*texts):
+        messages = [{"role": role, "content": x} for role, x in zip(("user", "assistant", "user"), texts)]
+        return compiled.render(messages=messages, add_generation_prompt=True, **specials)
+
+    prompt, dialogue = render(STAND_IN[0]), render(*STAND_IN)
+    if prompt.count(STAND_IN[0]) != 1 or not dialogue.startswith(prompt + STAND_IN[1]) or dialogue.count(STAND_IN[2]) != 1:
+        raise DataError("the chat template's second turn does not go on from its first: sampled ids could not stay as they are")
+    spaced = render(f" {STAND_IN[0]}\n")
+    if spaced not in (prompt, prompt.replace(STAND_IN[0], f" {STAND_IN[0]}\n")):
+        raise DataError("the chat template changes the text of a message")
+    return prompt, dialogue, spaced == prompt
+
+
+def _pieces(tokenizer: Tokenizer, text: str, stand_in: str) -> tuple[list[int], str, str, list[int]]:
+    """A rendered text as ids, ordinary text, [the stand-in], ordinary text, ids."""
+    before, after = text.split(stand_in)
+    words = "|".join(re.escape(t.text) for t in sorted(tokenizer.added, key=lambda t: -len(t.text)) if t.special)
+    found = list(re.finditer(words, before)) if words else []
+    cut = found[-1].end() if found else 0
+    match = re.search(words, after) if words else None
+    stop = match.start() if match else len(after)
+    ids = [tokenizer.encode(x, allowed_special="all") for x in (before[:cut], after[stop:])]
+    return ids[0], before[cut:], after[:stop], ids[1]
+
+
+def _fill(tokenizer: Tokenizer, pieces, text: str) -> list[int]:
+    head, left, right, tail = pieces
+    return head + tokenizer.encode_ordinary(left + text + right) + tail

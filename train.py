@@ -11,9 +11,9 @@ and no generator outlives its step.
 
 What the paper compares with are settings of the same code, not forks of it:
 
-    single-turn RL          --stage 2 --start base --train_turns 1 --offline 0
-    naive multi-turn RL     --stage 2 --start base --alpha 0 --offline 0
-    SCoRe without Stage I   --stage 2 --start base
+    single-turn RL          --stage 2 --stage2_from base --train_turns 1 --offline 0
+    naive multi-turn RL     --stage 2 --stage2_from base --alpha 0 --offline 0
+    SCoRe without Stage I   --stage 2 --stage2_from base
     SCoRe without shaping   --stage 2 --alpha 0
     two rounds of I and II  --stage 2 --rounds 2
 """
@@ -56,36 +56,38 @@ class Settings:
     """Everything that can be set; each field is a flag. The defaults are the laptop run of the README."""
 
     stage: int = setting(1, "last stage to run: 0 base model, 1 Stage I, 2 Stage II; earlier ones are made if missing")
-    run: str = setting("runs/default", "run folder: checkpoints, one JSON line a step, tables")
+    folder: str = setting("runs/default", "run folder: checkpoints, one JSON line a step, tables")
     base: str = setting("", "stage 0 checkpoint to start from, instead of training one", "012")
     task: str = setting("false-position", "the embedded task: " + ", ".join(data.TASKS), "012")
     seed: int = setting(0, "seed of every random number", "012")
     smoke: bool = setting(False, "every step once with tiny numbers, in runs/smoke: does it work here?", "012")
+    device: str = setting("auto", "auto: the GPU of this process if there is one, else the CPU; or cpu, cuda")
     threads: int = setting(0, "CPU threads of each process; 0: the cores, shared among the processes of this machine")
     # the laptop's model
     n_layer: int = setting(3, "blocks of the GPT", "012")
     n_embd: int = setting(96, "its width, a multiple of 4 heads", "012")
     # stage 0
-    base_steps: int = setting(800, "stage 0: supervised steps", "012")
-    base_batch: int = setting(128, "stage 0: dialogues a step", "012")
-    base_lr: float = setting(0.02, "stage 0: peak learning rate of Muon (matrices); AdamW (the rest) takes a fifth", "012")
+    base_steps: int = setting(1600, "stage 0: supervised steps", "012")
+    base_batch: int = setting(64, "stage 0: dialogues a step", "012")
+    base_lr: float = setting(0.015, "stage 0: peak learning rate of Muon (matrices); AdamW (the rest) takes a fifth", "012")
     # both stages of RL
-    problems: int = setting(64, "problems a step, over all processes", "12")
+    problems: int = setting(32, "problems a step, over all processes", "12")
     attempts: int = setting(8, "K, first attempts a problem; leave-one-out needs 2", "12")
     siblings: int = setting(1, "M, second attempts that share a first one and its cache", "12")
     temperature: float = setting(1.0, "sampling temperature in training, and of the policy that is trained", "12")
     beta1: float = setting(0.01, "β1, the weak KL to the base on every attempt (Table 5)", "12")
-    beta2: float = setting(0.1, "β2, the strict KL on the first attempt in Stage I (Table 5)", "12")
+    beta2: float = setting(0.25, "β2, the strict KL on the first attempt in Stage I (Table 5: 0.1 for MATH, 0.25 for MBPP)", "12")
     kl_target: float = setting(0.0, "adapt β2 so that the first attempt's KL stays near this many nats; 0: fixed β2", "12")
     alpha: float = setting(10.0, "α of the bonus α·(r2 − r1) in Stage II (Table 5)", "2")
     gamma: float = setting(0.0, "γ: 0 is the method; above it turn 1 is paid for turn 2, and collapses (Fig. 9)", "12")
     baseline: str = setting("first", "turn 2's baseline: none, problem, siblings, first (score.advantages)", "12")
-    stage1_steps: int = setting(200, "Stage I: steps", "12")
-    stage2_steps: int = setting(400, "Stage II: steps", "2")
-    stage1_lr: float = setting(3e-4, "Stage I: Adam's learning rate", "12")
+    stage1_steps: int = setting(500, "Stage I: steps", "12")
+    stage2_steps: int = setting(250, "Stage II: steps", "2")
+    stage1_lr: float = setting(5e-4, "Stage I: Adam's learning rate", "12")
     stage2_lr: float = setting(1e-4, "Stage II: Adam's learning rate", "2")
-    offline: float = setting(0.5, "Stage II: share of the problems whose first attempt comes from the base model", "2")
-    start: str = setting("stage1", "what Stage II starts from: stage1, or base (no Stage I)", "2")
+    warmup: int = setting(40, "steps over which Adam's learning rate rises in Stage I and II", "12")
+    offline: float = setting(0.125, "Stage II: share of the problems whose first attempt comes from the base model", "2")
+    stage2_from: str = setting("stage1", "what Stage II starts from: stage1, or base (no Stage I)", "2")
     train_turns: int = setting(2, "Stage II: 1 rewards the first attempt alone (single-turn RL)", "2")
     rounds: int = setting(1, "rounds of Stage I and II, one behind the other (v1 of the paper)", "2")
     average: float = setting(0.98, "decay of the running average of the weights, which is what a stage leaves; 0: none", "12")
@@ -99,22 +101,23 @@ class Settings:
 
 
 SMOKE = dict(
-    run="runs/smoke", base_steps=4, base_batch=16, problems=4, attempts=4, stage1_steps=4, stage2_steps=4,
+    folder="runs/smoke", base_steps=4, base_batch=16, problems=4, attempts=4, stage1_steps=4, stage2_steps=4,
     save_every=2, eval_problems=20,
 )  # fmt: skip
 
 
 def parse(argv=None) -> Settings:
     """Settings from the command line; a value that makes no sense ends the program with one line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     fields = dataclasses.fields(Settings)
     for f in fields:
         kind = dict(action="store_true") if f.type is bool else dict(type=f.type, default=None, metavar=f.type.__name__)
         parser.add_argument(f"--{f.name}", help=f"{f.metadata['help']} (default: {f.default})", **kind)
     args = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     s = Settings(**{**(SMOKE if args.get("smoke") else {}), **args})
-    choices = dict(stage=(0, 1, 2), task=tuple(data.TASKS), start=("stage1", "base"), keep=("best", "last"))
-    choices |= dict(split=("val", "test"), train_turns=(1, 2), baseline=("none", "problem", "siblings", "first"))
+    choices = dict(stage=(0, 1, 2), task=tuple(data.TASKS), stage2_from=("stage1", "base"), keep=("best", "last"))
+    choices |= dict(split=("val", "test"), train_turns=(1, 2), device=("auto", "cpu", "cuda"))
+    choices |= dict(baseline=("none", "problem", "siblings", "first"))
     for name, allowed in choices.items():
         if getattr(s, name) not in allowed:
             parser.error(f"--{name} is {getattr(s, name)!r}, and must be one of {', '.join(map(str, allowed))}")
@@ -122,11 +125,16 @@ def parse(argv=None) -> Settings:
     for name in (positive + " micro_batch save_every eval_problems n_layer n_embd base_lr stage1_lr stage2_lr").split():
         if not getattr(s, name) > 0:
             parser.error(f"--{name} is {getattr(s, name)}, and must be above 0")
+    for name in "beta1 beta2 kl_target alpha warmup threads eval_every".split():
+        if not 0 <= getattr(s, name) < float("inf"):
+            parser.error(f"--{name} is {getattr(s, name)}, and must be 0 or more")
     for name in ("offline", "average", "gamma"):
         if not 0 <= getattr(s, name) <= 1:
             parser.error(f"--{name} is {getattr(s, name)}, and must lie between 0 and 1")
     if s.baseline == "siblings" and s.siblings < 2:
         parser.error("--baseline siblings needs --siblings 2 or more")
+    if s.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device is cuda, and torch sees no GPU here; leave it at auto")
     if s.n_embd % 8:
         parser.error(f"--n_embd is {s.n_embd}, and must be a multiple of 8 (4 heads of even size)")
     return s
@@ -143,10 +151,19 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def device(s: Settings) -> torch.device:
+    """Where the models live: one GPU a process under torchrun, or the CPU."""
+    if s.device == "cpu" or (s.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
 def summed(x: torch.Tensor) -> torch.Tensor:
-    """The sum of a small tensor over all processes."""
+    """The sum of a small CPU tensor over all processes."""
     if world() > 1:
-        dist.all_reduce(x)
+        there = x.to("cuda") if dist.get_backend() == "nccl" else x  # NCCL speaks from GPU to GPU only
+        dist.all_reduce(there)
+        x = there.cpu()
     return x
 
 
@@ -177,10 +194,15 @@ def save(state: dict, path: Path) -> None:
     """Writes to a temporary name and renames it: a file under its final name is always whole."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    write(path, buffer.getvalue())
+
+
+def write(path: Path, content: bytes) -> None:
+    """`save` for bytes; UserError where they cannot be written."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as f:
-            f.write(buffer.getbuffer())
+            f.write(content)
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
@@ -213,7 +235,7 @@ def check_settings(state: dict, s: Settings, stage: int, path: Path) -> None:
     for name, now in remembered(s, stage).items():
         then = state["settings"].get(name)
         if then != now:
-            raise UserError(f"{path}: made with --{name} {then}, and you ask for {now}; give it as it was, or another --run")
+            raise UserError(f"{path}: made with --{name} {then}, and you ask for {now}; give it as it was, or another --folder")
 
 
 def load_policy(path) -> tuple[GPT, dict]:
@@ -248,7 +270,7 @@ def base_batch(s: Settings, task, step: int):
         rows.append((prompt + first + task.instruction + second, mask))
     count = sum(sum(map(bool, mask)) for _, mask in rows)
     ids, turn = zip(*rows[rank() :: world()])
-    return rollout.pad(ids), rollout.pad(turn), count
+    return rollout.pad(ids, device=device(s)), rollout.pad(turn, device=device(s)), count
 
 
 def train_base(s: Settings, task, folder: Path) -> GPT:
@@ -260,7 +282,7 @@ def train_base(s: Settings, task, folder: Path) -> GPT:
             vocab_size=task.vocab, n_layer=s.n_layer, n_embd=s.n_embd, n_head=heads, n_kv_head=heads,
             head_dim=s.n_embd // heads, n_ff=s.n_embd * 8 // 3 // 8 * 8,
         )
-    )  # fmt: skip
+    ).to(device(s))  # fmt: skip
     # Muon for the matrices of the blocks: a third of the steps that AdamW takes to learn the arithmetic.
     matrices = [p for name, p in model.named_parameters() if name.startswith("h.") and p.ndim == 2]
     rest = [p for name, p in model.named_parameters() if not (name.startswith("h.") and p.ndim == 2)]
@@ -310,7 +332,7 @@ def make_rollouts(s: Settings, task, policy, base, stage: int, step: int) -> Bat
     name = f"stage {stage}, {s.seed}, {step}"
     problems = task.problems("train", s.problems, random.Random(name))
     mine = range(rank(), s.problems, world())  # each process its own problems, and its own random numbers
-    generator = torch.Generator().manual_seed(random.Random(f"{name}, {rank()}").getrandbits(60))
+    generator = torch.Generator(device(s)).manual_seed(random.Random(f"{name}, {rank()}").getrandbits(60))
     prompts = [task.encode(problems[i].prompt) for i in mine]
     sampling = dict(eos=task.eos, max_new=task.max_new, temperature=s.temperature, generator=generator)
     # Offline first attempts: the base model's, for a share of the problems. They are part of the
@@ -329,7 +351,7 @@ def make_rollouts(s: Settings, task, policy, base, stage: int, step: int) -> Bat
     texts = [[task.decode(ids) for ids in rollouts.answers(i)] for i in (1, 2)]
     asked = [problems[i] for i in mine for _ in range(each)]
     judged = verify.rewards(asked * 2, texts[0] + texts[1])  # one call: a program that is repeated runs once
-    rewards = torch.tensor(judged).view(2, -1).T * rollouts.finished  # (N, 2); an answer that was cut is a failed one
+    rewards = torch.tensor(judged).view(2, -1).T * rollouts.finished.cpu()  # (N, 2); an answer that was cut is a failed one
     same = torch.tensor([a == b for a, b in zip(*texts)])
     online = ~torch.tensor(offline).repeat_interleave(each)
     return Batch(rollouts, rewards, same, online)
@@ -346,21 +368,21 @@ def policy_step(s: Settings, policy, base, stage: int, batch: Batch, beta2: floa
     if stage == 2 and s.train_turns == 1:  # single-turn RL: the second answer is not trained at all
         turn = turn * (turn == 1)
     count = summed(torch.tensor([int((turn == i).any(1).sum()) for i in (1, 2)]))
-    stats = torch.zeros(6, dtype=torch.float64)
+    A_there, stats = A.to(turn.device), torch.zeros(6, dtype=torch.float64, device=turn.device)
     for rows in torch.arange(N).split(s.micro_batch):
         ids, t = batch.rollouts.ids[rows], turn[rows]
         logp, kl, entropy = score.answer_stats(policy, base, ids, t, s.temperature)
         if stage == 1:
-            loss = score.stage1_loss(logp, kl, t, A[rows], s.beta1, beta2, count.tolist())
+            loss = score.stage1_loss(logp, kl, t, A_there[rows], s.beta1, beta2, count.tolist())
         else:
-            loss = score.stage2_loss(logp, kl, t, A[rows], s.beta1, count.tolist())
+            loss = score.stage2_loss(logp, kl, t, A_there[rows], s.beta1, count.tolist())
         loss.backward()
         with torch.no_grad():
             gap = (logp - batch.rollouts.logp[rows, 1:]).abs() * (t[:, 1:] > 0)
             per_turn = [(kl * (t[:, 1:] == i)).sum() for i in (1, 2)]
             stats += torch.stack([*per_turn, entropy.sum(), (t > 0).sum(), gap.sum(), loss]).double()
     reduce_gradients(policy)
-    return step_log(batch, A, count, summed(stats), shape)
+    return step_log(batch, A, count, summed(stats.cpu()), shape)
 
 
 def step_log(batch: Batch, A, count, stats, shape) -> dict:
@@ -372,7 +394,7 @@ def step_log(batch: Batch, A, count, stats, shape) -> dict:
         torch.tensor(
             [
                 on.sum(), (~on).sum(), r[on, 0].sum(), r[on, 1].sum(), r[~on, 1].sum(), (~batch.same[on]).sum(),
-                (~batch.rollouts.finished).sum(), len(r), (groups.abs().amax(1) > 0).sum(), shape[0],
+                (~batch.rollouts.finished).sum().item(), len(r), (groups.abs().amax(1) > 0).sum(), shape[0],
             ],
             dtype=torch.float64,
         )
@@ -398,8 +420,8 @@ def step_log(batch: Batch, A, count, stats, shape) -> dict:
 def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, folder: Path) -> GPT:
     """Stage I or Stage II from `policy`, with `base` as π_ref in both. Returns the weights it leaves."""
     steps, lr = (s.stage1_steps, s.stage1_lr) if stage == 1 else (s.stage2_steps, s.stage2_lr)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=lr, betas=(0.9, 0.95))
-    average = GPT(policy.config)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=lr, betas=(0.9, 0.99))
+    average = GPT(policy.config).to(device(s))
     average.load_state_dict(policy.state_dict())
     base.requires_grad_(False)
     best = {"reward": float("-inf"), "model": None}
@@ -428,6 +450,8 @@ def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, f
         sampled = time.perf_counter()
         log = policy_step(s, policy, base, stage, batch, beta2["value"])
         log["grad_norm"] = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0).item()
+        # Adam's first steps have no scale yet, and would shake first answers that nobody pays for.
+        optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / s.warmup) if s.warmup else lr
         optimizer.step()
         optimizer.zero_grad()
         if s.kl_target:  # a proportional controller, as old as RLHF: too far from the base, stricter
@@ -507,7 +531,7 @@ class Partial:
     def _cut_log(self, step: int):
         """The log, opened to go on behind line `step`: lines of steps that will be done again go."""
         kept = self.log.read_text().splitlines(keepends=True)[:step] if self.log.exists() else []
-        self.log.write_text("".join(kept))
+        write(self.log, "".join(kept).encode())
         return open(self.log, "a")
 
 
@@ -534,7 +558,7 @@ def plan(s: Settings) -> list[tuple[int, str]]:
     stages = [(0, "stage0")]
     for k in range(1, s.rounds + 1):
         suffix = "" if k == 1 else f"-round{k}"
-        if s.stage >= 1 and (s.start == "stage1" or s.stage == 1):
+        if s.stage >= 1 and (s.stage2_from == "stage1" or s.stage == 1):
             stages.append((1, f"stage1{suffix}"))
         if s.stage == 2:
             stages.append((2, f"stage2{suffix}"))
@@ -544,13 +568,18 @@ def plan(s: Settings) -> list[tuple[int, str]]:
 def run(s: Settings) -> None:
     """Makes what the plan lists and the run folder lacks, and prints the tables."""
     torch.set_num_threads(s.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-    folder, task = Path(s.run), data.TASKS[s.task]
+    folder, task = Path(s.folder), data.TASKS[s.task]
     folder.mkdir(parents=True, exist_ok=True)
     if rank() == 0:
-        (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(s), indent=1) + "\n")
+        if s.folder == SMOKE["folder"]:  # a smoke run starts from nothing, every time
+            for old in folder.glob("stage*"):
+                old.unlink()
+        write(folder / "settings.json", json.dumps(dataclasses.asdict(s), indent=1).encode())
     stages = plan(s)
+    if s.problems < world():
+        raise UserError(f"--problems {s.problems} cannot be shared by {world()} processes; start fewer, or ask for more")
     say(f"run folder {folder}: {', '.join(name for _, name in stages)}; task {s.task}, seed {s.seed}, "
-        f"{world()} process(es) of {torch.get_num_threads()} CPU thread(s)")  # fmt: skip
+        f"{world()} process(es), {device(s)}, {torch.get_num_threads()} CPU thread(s) each")  # fmt: skip
     policy = base = None
     rows = []
     for stage, name in stages:
@@ -558,19 +587,22 @@ def run(s: Settings) -> None:
         if stage == 0 and s.base:
             path = Path(s.base)
             policy, state = load_policy(path)
+            policy.to(device(s))
             if state["settings"]["task"] != s.task:
                 raise UserError(f"{path}: a model of the task {state['settings']['task']}, and you ask for {s.task}")
         elif path.exists():
             policy, state = load_policy(path)
+            policy.to(device(s))
             check_settings(state, s, stage, path)
             say(f"{name}: already there")
         else:
             policy = train_base(s, task, folder) if stage == 0 else train_rl(s, task, stage, name, policy, base, folder)
             if rank() == 0:
                 save(final_state(s, stage, policy), path)
-                (folder / f"{name}.partial.pt").unlink(missing_ok=True)
+        if rank() == 0:
+            (folder / f"{name}.partial.pt").unlink(missing_ok=True)
         if stage == 0:
-            base = GPT(policy.config)
+            base = GPT(policy.config).to(device(s))
             base.load_state_dict(policy.state_dict())
         rows.append(report(s, task, folder, name, policy))
         if len(rows) > 1:
@@ -583,7 +615,8 @@ def report(s: Settings, task, folder: Path, name: str, policy: GPT):
     if not path.exists() and rank() == 0:
         metrics, dialogues = evaluate.evaluate(policy, task, task.problems(s.split, s.eval_problems))
         picked = evaluate.pick_dialogues(dialogues)
-        path.write_text(json.dumps({"metrics": dataclasses.asdict(metrics), "dialogues": picked}, indent=1, ensure_ascii=False) + "\n")
+        kept = {"metrics": dataclasses.asdict(metrics), "dialogues": picked}
+        write(path, json.dumps(kept, indent=1, ensure_ascii=False).encode())
     if world() > 1:
         dist.barrier()
     kept = json.loads(path.read_text())
@@ -598,13 +631,17 @@ def main(argv=None) -> None:
     s = parse(argv)
     distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1
     if distributed:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo" if device(s).type == "cpu" else "nccl")
+        if device(s).type == "cuda":
+            torch.cuda.set_device(device(s))
     try:
         run(s)
     except (UserError, data.DataError) as error:
         sys.exit(f"train.py: {error}")
     except OSError as error:
         sys.exit(f"train.py: {error.filename or 'file'}: {error.strerror}; mend that and give the same command again")
+    except KeyboardInterrupt:
+        sys.exit("train.py: stopped; the same command goes on from the last checkpoint")
     finally:
         if distributed:
             dist.destroy_process_group()

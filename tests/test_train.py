@@ -29,7 +29,7 @@ TASK = data.TASKS["false-position"]
 
 
 def command(run, *flags):
-    return [sys.executable, str(ROOT / "train.py"), "--run", str(run), *TINY, *flags]
+    return [sys.executable, str(ROOT / "train.py"), "--folder", str(run), *TINY, *flags]
 
 
 def finish(run, *flags, **kw):
@@ -97,7 +97,7 @@ def test_finished_stages_are_not_made_again(whole):
 
 def test_reference_is_the_base_in_both_stages(whole):
     """π_ref neither drifts nor becomes the Stage I checkpoint: it is stage 0, bit by bit, after training too."""
-    s = train.parse([*TINY, "--run", str(whole)])
+    s = train.parse([*TINY, "--folder", str(whole)])
     base, _ = train.load_policy(whole / "stage0.pt")
     policy, _ = train.load_policy(whole / "stage1.pt")
     train.train_rl(s, TASK, 2, "again", policy, base, whole)
@@ -109,8 +109,8 @@ def test_reference_is_the_base_in_both_stages(whole):
 @pytest.mark.parametrize(
     "flags, names",
     [
-        ("--start base --train_turns 1 --offline 0", "stage0 stage2"),
-        ("--start base --alpha 0 --offline 0", "stage0 stage2"),
+        ("--stage2_from base --train_turns 1 --offline 0", "stage0 stage2"),
+        ("--stage2_from base --alpha 0 --offline 0", "stage0 stage2"),
         ("--alpha 0", "stage0 stage1 stage2"),
         ("--rounds 2 --gamma 0.8", "stage0 stage1 stage2 stage1-round2 stage2-round2"),
         ("--siblings 2 --baseline siblings --kl_target 0.01 --average 0 --keep last", "stage0 stage1 stage2"),
@@ -125,7 +125,7 @@ def test_every_arm_runs(tmp_path, flags, names):
 
 def test_single_turn_leaves_the_second_answer_alone(whole):
     """--train_turns 1: the gradient of a batch is that of its first answers, whatever r2 is."""
-    s = train.parse([*TINY, "--train_turns", "1", "--start", "base", "--offline", "0"])
+    s = train.parse([*TINY, "--train_turns", "1", "--stage2_from", "base", "--offline", "0"])
     base, _ = train.load_policy(whole / "stage0.pt")
     batch = train.make_rollouts(s, TASK, base, base, 2, 0)
     grads = []
@@ -176,7 +176,7 @@ def test_two_processes_have_the_gradient_of_one(whole, tmp_path):
 def test_torchrun_trains_on_two_processes(tmp_path):
     """The whole program under torchrun: it ends, writes each file once, and its processes draw different problems."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(launcher + ["--", *command(tmp_path, "--stage", "2")[1:]], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(launcher + command(tmp_path, "--stage", "2")[1:], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "stage2.jsonl").read_text().splitlines()) == 6
 
@@ -189,7 +189,7 @@ def test_sampler_and_trainer_agree(whole):
 
 def test_best_weights_are_chosen_by_training_reward(whole, tmp_path, monkeypatch):
     """The window with the highest reward wins, ties go to the later one; held-out numbers are never asked."""
-    s = train.parse([*TINY, "--run", str(tmp_path), "--average", "0"])
+    s = train.parse([*TINY, "--folder", str(tmp_path), "--average", "0"])
     base, _ = train.load_policy(whole / "stage0.pt")
     policy, _ = train.load_policy(whole / "stage0.pt")
     rewards, seen, original = iter([0.1, 0.1, 0.9, 0.9, 0.2, 0.2]), [], train.policy_step
@@ -207,11 +207,11 @@ def test_adaptive_beta2_follows_the_kl(whole, tmp_path):
     """Above the target β2 rises, below it falls."""
     base, _ = train.load_policy(whole / "stage0.pt")
     for target, rises in ((1e-9, True), (10.0, False)):
-        s = train.parse([*TINY, "--run", str(tmp_path), "--kl_target", str(target)])
+        s = train.parse([*TINY, "--folder", str(tmp_path), "--kl_target", str(target)])
         policy, _ = train.load_policy(whole / "stage2.pt")
         train.train_rl(s, TASK, 1, f"t{rises}", policy, base, tmp_path)
         betas = [json.loads(x)["beta2"] for x in (tmp_path / f"t{rises}.jsonl").read_text().splitlines()]
-        assert (betas[-1] > 0.1) == rises and betas == sorted(betas, reverse=not rises)
+        assert (betas[-1] > s.beta2) == rises and betas == sorted(betas, reverse=not rises)
 
 
 # ------------------------------------------------------------------ settings and bad input
@@ -243,6 +243,8 @@ def one_line(done, *words):
         ("--offline 2", ["--offline", "between 0 and 1"]),
         ("--attempts 0", ["--attempts", "above 0"]),
         ("--baseline siblings", ["--siblings 2"]),
+        ("--alpha nan", ["--alpha", "0 or more"]),
+        ("--alph 3", ["--alph"]),
         ("--n_embd 30", ["--n_embd", "multiple"]),
         ("--base nowhere.pt", ["nowhere.pt", "no such checkpoint"]),
     ],
@@ -253,8 +255,8 @@ def test_bad_flags(tmp_path, flags, words):
 
 def test_a_folder_of_other_settings_is_refused(whole):
     before = {p.name: p.read_bytes() for p in whole.glob("*.pt")}
-    one_line(finish(whole, "--stage", "2", "--seed", "5"), "stage0.pt", "--seed 0", "5", "another --run")
-    one_line(finish(whole, "--stage", "2", "--alpha", "5"), "stage2.pt", "--alpha 10.0", "another --run")
+    one_line(finish(whole, "--stage", "2", "--seed", "5"), "stage0.pt", "--seed 0", "5", "another --folder")
+    one_line(finish(whole, "--stage", "2", "--alpha", "5"), "stage2.pt", "--alpha 10.0", "another --folder")
     assert before == {p.name: p.read_bytes() for p in whole.glob("*.pt")}
 
 
