@@ -86,6 +86,7 @@ class Settings:
     stage1_lr: float = setting(5e-4, "Stage I: Adam's learning rate", "12")
     stage2_lr: float = setting(1e-4, "Stage II: Adam's learning rate", "2")
     warmup: int = setting(40, "steps over which Adam's learning rate rises in Stage I and II", "12")
+    decay: float = setting(0.5, "share of Stage I's and II's steps, at their end, over which the learning rate falls to 0", "12")
     offline: float = setting(0.125, "Stage II: share of the problems whose first attempt comes from the base model", "2")
     stage2_from: str = setting("stage1", "what Stage II starts from: stage1, or base (no Stage I)", "2")
     train_turns: int = setting(2, "Stage II: 1 rewards the first attempt alone (single-turn RL)", "2")
@@ -128,7 +129,7 @@ def parse(argv=None) -> Settings:
     for name in "beta1 beta2 kl_target alpha warmup threads eval_every".split():
         if not 0 <= getattr(s, name) < float("inf"):
             parser.error(f"--{name} is {getattr(s, name)}, and must be 0 or more")
-    for name in ("offline", "average", "gamma"):
+    for name in ("offline", "average", "gamma", "decay"):
         if not 0 <= getattr(s, name) <= 1:
             parser.error(f"--{name} is {getattr(s, name)}, and must lie between 0 and 1")
     if s.baseline == "siblings" and s.siblings < 2:
@@ -450,8 +451,10 @@ def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, f
         sampled = time.perf_counter()
         log = policy_step(s, policy, base, stage, batch, beta2["value"])
         log["grad_norm"] = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0).item()
-        # Adam's first steps have no scale yet, and would shake first answers that nobody pays for.
-        optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / s.warmup) if s.warmup else lr
+        # Adam's first steps have no scale yet, and would shake first answers that nobody pays for; and
+        # a rate that falls to 0 settles what the noise of the samples moves: greedy answers are close calls.
+        rise, fall = (step + 1) / max(s.warmup, 1), (1 - step / steps) / max(s.decay, 1e-9)
+        optimizer.param_groups[0]["lr"] = lr * min(1.0, rise, fall)
         optimizer.step()
         optimizer.zero_grad()
         if s.kl_target:  # a proportional controller, as old as RLHF: too far from the base, stricter

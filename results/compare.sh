@@ -26,3 +26,14 @@ wait
 python evaluate.py --split test --json results/compare.json --checkpoint \
   $out/base-?/stage0.pt $out/score-?/stage1.pt $out/score-?/stage2.pt $out/naive-?/stage2.pt $out/no-stage1-?/stage2.pt
 python evaluate.py --summary results/compare.json
+
+# The curves over training, on the validation split: [step, Accuracy@t1, Accuracy@t2] of every run.
+python - $out <<'EOF' >results/curves.json
+import json, pathlib, sys
+curves = {}
+for log in sorted(pathlib.Path(sys.argv[1]).glob("*/stage[12].jsonl")):
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    points = [(x["step"] + 1, x["held_out"]) for x in lines if "held_out" in x]
+    curves[f"{log.parent.name}/{log.stem}"] = [[n, round(m["t1"], 1), round(m["t2"], 1)] for n, m in points]
+print(json.dumps(curves).replace("]], ", "]],\n "))
+EOF
