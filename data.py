@@ -56,6 +56,7 @@ class Problem:
         false-position   (steps, target)
         answer           the final answer as text                        MATH, GSM8K
         tests            keyword arguments of verify.run_tests           MBPP
+        lambda           the same; an answer is what follows `f=lambda x:`   the code task
         completion       the same; an answer may go on behind the prompt   HumanEval
     """
 
@@ -182,19 +183,89 @@ def position_dialogue(problem: Problem, rng: random.Random) -> tuple[str, str]:
     return first, first if rng.random() < REPEAT else attempt()
 
 
-def false_position_task() -> Task:
-    tokenizer = embedded_tokenizer()
-    return Task(
-        problems=position_problems,
-        dialogue=position_dialogue,
-        read=read_position,
-        encode=tokenizer.encode_ordinary,  # text that looks like a special token stays text
-        decode=tokenizer.decode,
-        instruction=[tokenizer.encode_single_token(INSTRUCTION)],
-        eos=tokenizer.encode_single_token(EOS),
-        vocab=tokenizer.n_vocab,
-        max_new=2 * STEPS + 5,  # values and commas, ';', a sign, a number, EOS
-    )
+# ------------------------------------------------------------------ the embedded code task
+#
+# From two calls of a function to the function, in true Python, judged by verify.run_tests:
+#
+#     prompt        3>16,9>34:            f(3) is 16 and f(9) is 34; what follows `f=lambda x:`?
+#     answer        x*3+9#18-2,36-2       a program; behind it, as a comment, what it gives for 3 and 9,
+#     correction    x*3+7#16+0,34+0       and what is to be added to that to make it 16 and 34
+#
+# It is false position again, with two unknowns: to find both numbers takes a division, a product and
+# a difference in the head, before the first word; to check them, one line of arithmetic each, written
+# out. The tests hold more than is shown: the function is called at numbers that are not in the prompt.
+
+FACTORS, ADDENDS, SHOWN = range(2, 8), range(41), range(1, 13)  # of x*a+b, and the inputs that may be shown
+CALLS = (*range(-2, 16), 50, 997)  # the inputs of the tests: what may be shown, and what never is
+
+
+def code_answer(pairs, a: int, b: int) -> str | None:
+    """x*a+b with its comment; None where a value or what it is off by does not fit into two digits."""
+    values = [x * a + b for x, _ in pairs]
+    if not (a in FACTORS and b in ADDENDS and max(values) <= 99):
+        return None
+    return f"x*{a}+{b}#" + ",".join(f"{v}{y - v:+d}" for v, (_, y) in zip(values, pairs))
+
+
+def code_problem(pairs, a: int, b: int) -> Problem:
+    """Two calls of f and the tests, which depend on f alone, not on what is shown of it."""
+    tests = [f"assert f({x}) == {x * a + b}" for x in CALLS]
+    return Problem(",".join(f"{x}>{y}" for x, y in pairs) + ":", {"tests": tests, "timeout": 2.0}, "lambda")
+
+
+def read_code(text: str) -> Problem:
+    """'3>16,9>34' as a Problem; DataError where no x*a+b of this task does that."""
+    text = re.sub(r"\s", "", text).removesuffix(":")
+    match = re.fullmatch(r"(\d{1,9})>(\d{1,9}),(\d{1,9})>(\d{1,9})", text)
+    if not match:
+        raise DataError(f"{text!r} is not a problem of this task; write two calls like '3>16,9>34'")
+    x, y, u, v = map(int, match.groups())
+    if not (x != u and x in SHOWN and u in SHOWN and max(y, v) <= 99):
+        raise DataError(f"{text!r}: the model knows two different inputs of {SHOWN[0]} to {SHOWN[-1]}, and outputs to 99")
+    found = [(a, b) for a in FACTORS for b in ADDENDS if (x * a + b, u * a + b) == (y, v)]
+    if not found:
+        raise DataError(f"{text!r}: no x*a+b does that with a from {FACTORS[0]} to {FACTORS[-1]} and b from 0 to {ADDENDS[-1]}")
+    return code_problem([(x, y), (u, v)], *found[0])
+
+
+def pairs_of(problem: Problem) -> list[tuple[int, int]]:
+    """The calls that a prompt shows: [(3, 16), (9, 34)]."""
+    return [tuple(map(int, pair.split(">"))) for pair in problem.prompt.removesuffix(":").split(",")]
+
+
+def code_problems(split: str, n: int, rng: random.Random | None = None) -> list[Problem]:
+    """n problems of a split; without rng the same ones every time."""
+    rng, found = rng or random.Random(f"code, {split}"), []
+    while len(found) < n:
+        a, b, inputs = rng.choice(FACTORS), rng.choice(ADDENDS), rng.sample(SHOWN, 2)
+        pairs = [(x, x * a + b) for x in inputs]
+        if max(y for _, y in pairs) <= 99:
+            problem = code_problem(pairs, a, b)
+            if split_of(problem.prompt) == split:
+                found.append(problem)
+    return found
+
+
+def code_dialogue(problem: Problem, rng: random.Random) -> tuple[str, str]:
+    """Two answers for the corpus of stage 0, as in `position_dialogue`.
+
+    A failed attempt misses b by up to SPREAD, or takes a wrong factor and the b that makes the first
+    call right; its comment says so truly. The second answer repeats the first or is an attempt of its
+    own, whether or not the first was right.
+    """
+    pairs = pairs_of(problem)
+    (x, y), (u, v) = pairs
+    a = (y - v) // (x - u)
+    b = y - a * x
+    near = [code_answer(pairs, a, c) for c in range(b - SPREAD, b + SPREAD + 1) if c != b]
+    near += [code_answer(pairs, c, y - c * x) for c in (a - 1, a + 1)]
+    failed = [answer for answer in near if answer]
+
+    def attempt():
+        return code_answer(pairs, a, b) if rng.random() < RIGHT or not failed else rng.choice(failed)
+
+    first = attempt()
+    return first, first if rng.random() < REPEAT else attempt()
 
 
 # ------------------------------------------------------------------ real data
@@ -385,7 +456,29 @@ def load_first_attempts(path, problems: list[Problem]) -> list[Problem]:
     return repairs
 
 
-TASKS = {"false-position": false_position_task()}
+# ------------------------------------------------------------------ the tasks
+
+
+def embedded_task(problems, dialogue, read, max_new: int) -> Task:
+    tokenizer = embedded_tokenizer()
+    return Task(
+        problems=problems,
+        dialogue=dialogue,
+        read=read,
+        encode=tokenizer.encode_ordinary,  # text that looks like a special token stays text
+        decode=tokenizer.decode,
+        instruction=[tokenizer.encode_single_token(INSTRUCTION)],
+        eos=tokenizer.encode_single_token(EOS),
+        vocab=tokenizer.n_vocab,
+        max_new=max_new,
+    )
+
+
+TASKS = {
+    # values and commas, ';', a sign, a number, EOS
+    "false-position": embedded_task(position_problems, position_dialogue, read_position, 2 * STEPS + 5),
+    "code": embedded_task(code_problems, code_dialogue, read_code, 14),  # x*a+b#v+d,v+d and EOS
+}
 
 
 # ------------------------------------------------------------------ tokenizers of Hugging Face folders

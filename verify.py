@@ -22,28 +22,43 @@ def reward(problem, answer: str) -> float:
 def rewards(problems: list, answers: list[str]) -> list[float]:
     """`reward` of many answers, in order. Programs are run on all cores, each distinct one once.
 
+    A verdict is a fact about program and tests, so it is kept for the next call too: a policy writes
+    the same small programs again and again. Only a time-out is not, which may be the machine's.
     VerifierError where the tests themselves are broken: that is not the answer's fault, and no reward.
     """
-    found, jobs = [0.0] * len(answers), {}
+    found, places = [0.0] * len(answers), {}  # places: where each distinct program stands
     for i, (problem, answer) in enumerate(zip(problems, answers, strict=True)):
         if problem.check == "false-position":
             found[i] = float(check_position(*problem.gold, answer))
         elif problem.check == "answer":
             found[i] = float(grade_answer(answer, problem.gold))
-        elif problem.check in ("tests", "completion"):
+        elif problem.check in ("tests", "completion", "lambda"):
             program = program_of(problem, answer)
-            jobs.setdefault((program, repr(problem.gold)), ({"program": program, **problem.gold}, []))[1].append(i)
+            places.setdefault((program, repr(problem.gold)), []).append(i)
         else:
             raise ValueError(f"no verifier is called {problem.check!r}")
-    results = run_tests_batch([job for job, _ in jobs.values()]) if jobs else []
-    for result, (_, places) in zip(results, jobs.values()):
-        for i in places:
-            found[i] = float(result.passed)
+    new = [key for key in places if key not in _verdicts]
+    results = run_tests_batch([{"program": key[0], **problems[places[key][0]].gold} for key in new]) if new else []
+    verdicts = {key: _verdicts[key] for key in places if key in _verdicts}
+    for key, result in zip(new, results):
+        verdicts[key] = float(result.passed)
+        if "timed out" not in result.reason:
+            _verdicts[key] = verdicts[key]
+    for key, at in places.items():
+        for i in at:
+            found[i] = verdicts[key]
+    if len(_verdicts) > 100_000:  # some 30 MB
+        _verdicts.clear()
     return found
+
+
+_verdicts: dict[tuple[str, str], float] = {}  # (program, tests) -> reward
 
 
 def program_of(problem, answer: str) -> str:
     """What is run: the program in an answer, whole, or as the rest of HumanEval's prompt."""
+    if problem.check == "lambda":  # without its comment, which is the model's business
+        return "f=lambda x:" + answer.split("#")[0]
     program = extract_program(answer)
     if problem.check == "tests":
         return program
@@ -51,7 +66,9 @@ def program_of(problem, answer: str) -> str:
     head = re.compile(rf"(?m)^(async +)?def +{name}\b")
     if head.search(program):  # a whole program, which may use what the prompt imports and defines
         return prompt[: head.search(prompt).start()] + program
-    return prompt + textwrap.indent(program, "    ")  # extract_program took the margin off
+    if re.match(r"(\s*\n)?[ \t]+\S", answer):  # indented: it ends where the function does
+        return prompt + re.split(r"\n(?=[^\s#)\]}])", answer, maxsplit=1)[0] + "\n"
+    return prompt + textwrap.indent(program, "    ")  # out of a fence: extract_program took the margin off
 
 
 def check_position(steps: list[int], target: int, answer: str) -> bool:

@@ -57,15 +57,18 @@ def test_text_that_looks_like_a_special_token_stays_text():
 @pytest.mark.parametrize("name", data.TASKS)
 def test_splits_are_disjoint(name):
     task = data.TASKS[name]
-    prompts = {split: {p.prompt for p in task.problems(split, 1500)} for split in ("train", "val", "test")}
-    drawn = {p.prompt for seed in range(4) for p in task.problems("train", 1000, random.Random(seed))}
+    prompts = {split: {p.prompt for p in task.problems(split, 400)} for split in ("train", "val", "test")}
+    drawn = {p.prompt for seed in range(3) for p in task.problems("train", 500, random.Random(seed))}
     assert not prompts["val"] & prompts["test"] and not (prompts["train"] | drawn) & (prompts["val"] | prompts["test"])
-    assert all(len(p) > 700 for p in prompts.values()) and len(drawn) > 2000
+    assert all(len(p) > 200 for p in prompts.values()) and len(drawn) > 1000
 
 
 PINNED = {  # of the first 100 problems; a change here changes what every published number was measured on
     ("false-position", "train"): "3bdce5c89483b491",
     ("false-position", "val"): "4ca129b64463f5e1",
+    ("code", "train"): "bcb015d019ebc484",
+    ("code", "val"): "a153bea4de830ac7",
+    ("code", "test"): "2d3342e40aa4aa42",
     ("false-position", "test"): "1c2f0683294f3f0c",
 }
 
@@ -89,7 +92,7 @@ def test_position_problems_have_one_right_start():
 
 def test_corpus_of_false_position_is_honest():
     """Every answer's arithmetic is right, and so is what it says of its end; RIGHT of the first ones hit."""
-    rng, n, right = random.Random(0), 4000, 0
+    rng, n, right = random.Random(0), 2000, 0
     for problem in POSITION.problems("train", n, rng):
         steps, target = problem.gold
         answers = POSITION.dialogue(problem, rng)
@@ -105,7 +108,7 @@ def test_corpus_of_false_position_is_honest():
 
 def ends_right(name, problem, answer):
     """Whether the answer says of itself that it is right; the corpora are honest, as other tests see to."""
-    return answer.endswith(";0")
+    return answer.endswith(";0" if name == "false-position" else "+0") and (name != "code" or "+0," in answer)
 
 
 @pytest.mark.parametrize("name", data.TASKS)
@@ -114,7 +117,7 @@ def test_second_answers_do_not_know_whether_the_first_was_right(monkeypatch, nam
     """The corpus of stage 0 holds no hint of when to correct: the base model has that to learn by RL."""
     if repeat is not None:
         monkeypatch.setattr(data, "REPEAT", repeat)
-    task, rng, n = data.TASKS[name], random.Random(1), 6000
+    task, rng, n = data.TASKS[name], random.Random(1), 3000
     count = Counter()
     for problem in task.problems("train", n, rng):
         count[tuple(ends_right(name, problem, answer) for answer in task.dialogue(problem, rng))] += 1
@@ -158,6 +161,82 @@ def test_check_position_against_brute_force():
         answers |= set(POSITION.dialogue(problem, rng))
         for answer in answers:
             assert verify.check_position(steps, target, answer) == (answer in written), answer
+
+
+# ------------------------------------------------------------------ the embedded code task
+
+CODE = data.TASKS["code"]
+
+
+def test_corpus_of_code_is_honest():
+    """What a comment says that its program gives, and is off by, is so; RIGHT of the first ones pass."""
+    rng, n, right = random.Random(0), 2000, 0
+    for problem in CODE.problems("train", n, rng):
+        wanted = dict(data.pairs_of(problem))
+        answers = CODE.dialogue(problem, rng)
+        for answer in answers:
+            program, comment = answer.split("#")
+            f = eval("lambda x:" + program)  # our own corpus, not a policy's answer
+            said = dict(zip(wanted, comment.split(",")))
+            assert all(said[x] == f"{f(x)}{y - f(x):+d}" for x, y in wanted.items())
+            assert len(CODE.encode(answer)) + 1 == CODE.max_new
+            ends = all(f(x) == y for x, y in wanted.items())
+            assert ends == ends_right("code", problem, answer)
+            tests = [test.removeprefix("assert ") for test in problem.gold["tests"]]
+            assert ends == all(eval(test, {"f": f}) for test in tests)
+        right += ends_right("code", problem, answers[0])
+    assert abs(right / n - data.RIGHT) < 4 * (data.RIGHT * (1 - data.RIGHT) / n) ** 0.5
+
+
+def test_code_is_judged_by_its_program_on_held_out_calls_too():
+    problem = CODE.read(" 3>16, 9>34 ")
+    shown = [f"f({x}) == {y}" for x, y in data.pairs_of(problem)]
+    assert all("assert " + call in problem.gold["tests"] for call in shown) and len(problem.gold["tests"]) == len(data.CALLS)
+    answers = {
+        "x*3+7#16+0,34+0": 1,
+        "x*3+7": 1,  # the comment is the model's own working: it is not judged
+        "x*3+7#99-9,99-9": 1,
+        "(x+2)*3+1": 1,  # another program, the same function
+        "x+x+x+7": 1,
+        "x*3+9#18-2,36-2": 0,
+        "x*3+9#16+0,34+0": 0,  # a comment that claims to be right
+        "16 if x==3 else 34": 0,  # what is shown, learnt by heart
+        "{3:16,9:34}.get(x,0)": 0,
+        "x*3+7 if x<13 else 0": 0,
+        "": 0, "#16+0,34+0": 0, "x*3+": 0, "x*3+7,": 0, "f(x)": 0, "9**9**9**x": 0,
+        "exit(0)": 0, "__import__('os')._exit(0)": 0, "x*3+7\nimport sys;sys.exit(0)": 0, "print('passed')": 0,
+        "type('E',(),{'__eq__':lambda s,o:True})()": 0,
+    }  # fmt: skip
+    assert verify.rewards([problem] * len(answers), list(answers)) == list(answers.values())
+
+
+def test_a_verdict_is_kept_for_its_program_and_its_tests_alone(monkeypatch):
+    """A program that is met again is not run again; with other tests it is."""
+    ran, run = [], verify.run_tests_batch
+    monkeypatch.setattr(verify, "run_tests_batch", lambda jobs, **kw: ran.append([j["program"] for j in jobs]) or run(jobs, **kw))
+    monkeypatch.setattr(verify, "_verdicts", {})
+    one, other = CODE.read("3>16,9>34"), CODE.read("3>18,9>36")
+    same = CODE.read("1>10,2>13")  # the same function, other calls shown
+    answers = ["x*3+7", "x*3+9", "x*3+7#16+0,34+0", "x*3+7", "x*3+9", "x*3+7"]
+    problems = [one, one, one, other, other, same]
+    assert verify.rewards(problems, answers) == [1, 0, 1, 0, 1, 1]
+    assert ran == [["f=lambda x:x*3+7", "f=lambda x:x*3+9"] * 2]
+    assert verify.rewards(problems, answers) == [1, 0, 1, 0, 1, 1] and len(ran) == 1
+    late = verify.TestResult(False, "timed out after 2 s", "")
+    monkeypatch.setattr(verify, "run_tests_batch", lambda jobs, **kw: ran.append(jobs) or [late for _ in jobs])
+    for _ in range(2):  # that may have been the machine's fault
+        assert verify.reward(one, "x*3+8") == 0
+    assert len(ran) == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3>16", "3>16;9>34", "3>16,9>34,1>10", "3>16,3>16", "0>7,9>34", "3>16,13>46", "3>16,9>35", "12>100,1>12", "3>16,9>x", "3>4,9>10", "²>16,9>34"]
+)
+def test_bad_problems_of_code_are_refused(text):
+    with pytest.raises(data.DataError) as caught:
+        CODE.read(text)
+    message = str(caught.value)
+    assert "\n" not in message and repr(text)[1:-1] in message and ("like '3>16,9>34'" in message or "the model knows" in message or "no x*a+b" in message)
 
 
 # ------------------------------------------------------------------ real data: tiny files
@@ -245,6 +324,10 @@ def test_humaneval_answers_go_on_or_start_anew(tmp_path):
         "    y = floor(x)\n    return y + x": 1,
         "```python\ndef double(x):\n    return x + x * one()\n```": 1,  # with the prompt's helper
         "Here you are:\n```python\n    return x + x\n```\nDone.": 1,
+        "    def two():\n        return 2\n\n    return two() * x\n": 1,
+        "    return 2 * x\n\nThis doubles x.\nassert double(1) == 3": 1,
+        "\n    return 2 * x": 1,
+        "return 2 * x": 1,
         "    return 2 + x\n": 0,
         "def twice(x):\n    return 2 * x\n": 0,
         "": 0,
@@ -396,6 +479,8 @@ def test_real_humaneval(real):
     path = real / "HumanEval.jsonl"
     problems = data.load_humaneval(path)
     assert len(problems) == 164
+    for problem in problems:
+        problem.gold["timeout"] = 60  # one reference takes seconds, on a busy machine more
     rows = data.read_rows(path, canonical_solution=str)
     bodies = [row["canonical_solution"] for row in rows]
     whole = [f"Sure:\n```python\n{row['prompt']}{row['canonical_solution']}```\nDone." for row in rows]
