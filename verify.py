@@ -1782,7 +1782,7 @@ def _strip_prose(lines):
 # begins with a tag: ["tuple", 1, 2], ["dict", key, value, ...], ["int", "0xfff..."], ["bytes", s].
 
 _MAX_MESSAGE = 16 << 20  # bytes of a reply; a list of 10^6 integers takes 8 MB
-_MAX_DEPTH = 200         # of nesting
+_MAX_NESTING = 200         # of nesting
 _MAX_INT = 1 << 20       # bits; 10,000! has 118,459
 
 
@@ -1837,8 +1837,8 @@ def _encode(value, other, depth=0):
         return value
     if kind is int and -(1 << 63) < value < 1 << 63:
         return value
-    if depth > _MAX_DEPTH:
-        raise ValueError(f"the value is nested more than {_MAX_DEPTH} deep")
+    if depth > _MAX_NESTING:
+        raise ValueError(f"the value is nested more than {_MAX_NESTING} deep")
     if kind is dict:
         flat = (part for pair in value.items() for part in pair)
         return ["dict", *(_encode(part, other, depth + 1) for part in flat)]
@@ -1865,7 +1865,7 @@ def _decode(data, other, depth=0):
         return data
     if type(data) is float:
         return math.nan if data != data else data  # one NaN, so that [nan] == [nan] as in place
-    if type(data) is not list or not data or type(data[0]) is not str or depth > _MAX_DEPTH:
+    if type(data) is not list or not data or type(data[0]) is not str or depth > _MAX_NESTING:
         raise ValueError("not a plain value")
     tag, *items = data
     if tag not in _containers() and tag not in _records() and tag != "dict":
