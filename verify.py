@@ -1782,7 +1782,7 @@ def _strip_prose(lines):
 # begins with a tag: ["tuple", 1, 2], ["dict", key, value, ...], ["int", "0xfff..."], ["bytes", s].
 
 _MAX_MESSAGE = 16 << 20  # bytes of a reply; a list of 10^6 integers takes 8 MB
-_MAX_NESTING = 200         # of nesting
+_MAX_NESTING = 200       # lists within lists
 _MAX_INT = 1 << 20       # bits; 10,000! has 118,459
 
 

@@ -46,7 +46,7 @@ def servers_end():
 
 
 def processes():
-    """Pid -> command line of every process that descends from this one, or belonged to a server."""
+    """Pid -> command line of every process of this checkout's servers, candidates included."""
     found = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -54,7 +54,7 @@ def processes():
             state = (path / "stat").read_text().rsplit(")", 1)[1].split()[0]
         except OSError:
             continue
-        if "_evaluator" in command and state != "Z":
+        if "_evaluator" in command and str(ROOT) in command and state != "Z":  # not another checkout's
             found[int(path.name)] = command
     return found
 
@@ -272,7 +272,7 @@ def test_forged_values_are_refused(forged):
 
 def test_nesting_is_bounded_on_both_sides():
     deep = []
-    for _ in range(verify._MAX_DEPTH + 2):
+    for _ in range(verify._MAX_NESTING + 2):
         deep = ["list", deep]
     with pytest.raises(ValueError):
         verify._decode(deep, None)
