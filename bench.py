@@ -22,7 +22,7 @@ import data
 import rollout
 import train
 import verify
-from model import GPT, GPTConfig
+from model import GPT, save_hf
 
 
 def best_of(f, seconds=3.0, at_least=3):
@@ -48,46 +48,25 @@ def parameters(model):
 
 def laptop_model(task):
     torch.manual_seed(0)
-    s = train.Settings()
-    return GPT(
-        GPTConfig(vocab_size=task.vocab, n_layer=s.n_layer, n_embd=s.n_embd, n_head=4, n_kv_head=4,
-                  head_dim=s.n_embd // 4, n_ff=s.n_embd * 8 // 3 // 8 * 8)
-    )  # fmt: skip
+    return GPT(train.laptop_config(train.Settings(), task))
 
 
-def as_llama(model):
-    """The same weights in transformers' LlamaForCausalLM."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+def in_transformers(model, folder):
+    """The same weights as `transformers` loads them from a folder."""
+    from transformers import AutoModelForCausalLM
 
-    c = model.config
-    config = LlamaConfig(
-        vocab_size=c.vocab_size, hidden_size=c.n_embd, intermediate_size=c.n_ff, num_hidden_layers=c.n_layer,
-        num_attention_heads=c.n_head, num_key_value_heads=c.n_kv_head, head_dim=c.head_dim, rms_norm_eps=c.norm_eps,
-        max_position_embeddings=c.n_ctx, tie_word_embeddings=True, pad_token_id=0, bos_token_id=None, eos_token_id=None,
-        rope_theta=c.rope_theta,
-    )  # fmt: skip
-    llama = LlamaForCausalLM(config).eval()
-    state = {"model.embed_tokens.weight": model.wte.weight, "model.norm.weight": model.ln_f.weight}
-    for i, block in enumerate(model.h):
-        q, k, v = block.attn.c_attn.weight.split([c.n_head * c.head_dim] + 2 * [c.n_kv_head * c.head_dim])
-        gate, up = block.mlp.c_fc.weight.chunk(2)
-        names = dict(q=q, k=k, v=v, o=block.attn.c_proj.weight)
-        state |= {f"model.layers.{i}.self_attn.{n}_proj.weight": w for n, w in names.items()}
-        state |= {f"model.layers.{i}.mlp.{n}_proj.weight": w for n, w in dict(gate=gate, up=up, down=block.mlp.c_proj.weight).items()}
-        state |= {f"model.layers.{i}.input_layernorm.weight": block.ln_1.weight}
-        state |= {f"model.layers.{i}.post_attention_layernorm.weight": block.ln_2.weight}
-    llama.load_state_dict(state, strict=False)
-    return llama
+    save_hf(model, folder)
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
-def transformers_two_turns(llama, prompts, task, K, max_new):
+def transformers_two_turns(theirs, prompts, task, K, max_new):
     """Both turns with `generate`, as a trainer built on it does: turn 2 starts from a longer prompt."""
     ids = torch.tensor(prompts).repeat_interleave(K, 0)
     how = dict(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=max_new, min_new_tokens=max_new, pad_token_id=0)
     with torch.no_grad():
-        first = llama.generate(ids, attention_mask=torch.ones_like(ids), **how)
+        first = theirs.generate(ids, attention_mask=torch.ones_like(ids), **how)
         second = torch.cat([first, torch.tensor(task.instruction).expand(len(first), -1)], dim=1)
-        return llama.generate(second, attention_mask=torch.ones_like(second), **how)
+        return theirs.generate(second, attention_mask=torch.ones_like(second), **how)
 
 
 def bench_rollouts(s, task, model, rate):
@@ -107,14 +86,15 @@ def bench_rollouts(s, task, model, rate):
     print(f"rollout: {N} dialogues, 2 answers of {new} tokens: {seconds:.3f} s, {tokens / seconds / 1e3:.1f}k tokens/s, "
           f"{flops / seconds / 1e9:.0f} GFLOP/s = {100 * flops / seconds / 1e9 / rate:.0f} % of the matrix-product rate")  # fmt: skip
     try:
-        llama = as_llama(model)
+        with tempfile.TemporaryDirectory() as folder:
+            peer = in_transformers(model, f"{folder}/model")
     except ImportError:
         print("  transformers is not installed: not compared")
         return
     ids = torch.tensor(prompts)
     with torch.no_grad():
-        gap = (llama(ids).logits - model(ids)).abs().max().item()
-    theirs = best_of(lambda: transformers_two_turns(llama, prompts, task, s.attempts, new))
+        gap = (peer(ids).logits - model(ids)).abs().max().item()
+    theirs = best_of(lambda: transformers_two_turns(peer, prompts, task, s.attempts, new))
     print(f"  transformers generate, same weights (logits differ by {gap:.1e}), batch and lengths: {theirs:.3f} s; "
           f"ours is {theirs / seconds:.1f} times as fast")  # fmt: skip
 
@@ -152,8 +132,6 @@ def bench_trl(s, task, model, ours, tokens, N):
         from transformers import PreTrainedTokenizerFast
         from tokenizers import Tokenizer, models, pre_tokenizers
         from trl import RLOOConfig, RLOOTrainer
-
-        llama = as_llama(model)
     except ImportError as error:
         print(f"  trl is not installed ({error.name}): not compared")
         return
@@ -178,7 +156,7 @@ def bench_trl(s, task, model, ours, tokens, N):
             temperature=s.temperature, gradient_checkpointing=False, bf16=False, disable_tqdm=True,
             generation_kwargs={"min_new_tokens": new, "top_k": 0},
         )  # fmt: skip
-        llama.save_pretrained(f"{folder}/model")  # the trainer reads the reference from a folder
+        save_hf(model, f"{folder}/model")  # the trainer reads policy and reference from a folder
         fast.save_pretrained(f"{folder}/model")
         RLOOTrainer(f"{folder}/model", reward_funcs=reward, args=config, train_dataset=Dataset.from_list(rows * (steps + 1)), processing_class=fast).train()
     theirs = min(b - a for a, b in zip(stamps, stamps[1:]))
