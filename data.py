@@ -4,10 +4,10 @@
 which number was it? Scribes of four thousand years ago solved such problems by *false position*:
 guess a start, carry the steps out, see how far off the end is, and mend the guess by that.
 
-    prompt        ?+7-2+5-4=16:              ? is the unknown start, 16 the target
-    answer        8,15,13,18,14;-2             the guess, the value after each step; how far off the end is
+    prompt        ?+7-2+5=16:              ? is the unknown start, 16 the target
+    answer        4,11,9,14;-2             the guess, the value after each step; how far off the end is
     instruction   <|There might be an error in the answer above. Correct it, if any.|>
-    correction    10,17,15,20,16;0
+    correction    6,13,11,16;0
 
 Why this task: it is what self-correction is about, in small. Finding the start means to sum all
 steps in the head, before the first word; checking it is one sum at a time, written out; and a wrong
@@ -19,11 +19,11 @@ As ids, with the three-valued mask under them (0 prompt, instruction; 1, 2 the a
 an answer is EOS). Digits and signs are bytes, 10..99 one token each (id 256 + n), EOS 356, p1 357:
 
 >>> task = TASKS["false-position"]
->>> ids, turn = encode_dialogue(task, "?+7-2+5-4=16:", ["8,15,13,18,14;-2", "10,17,15,20,16;0"])
+>>> ids, turn = encode_dialogue(task, "?+7-2+5=16:", ["4,11,9,14;-2", "6,13,11,16;0"])
 >>> ids
-[63, 43, 55, 45, 50, 43, 53, 45, 52, 61, 272, 58, 56, 44, 271, 44, 269, 44, 274, 44, 270, 59, 45, 50, 356, 357, 266, 44, 273, 44, 271, 44, 276, 44, 272, 59, 48, 356]
+[63, 43, 55, 45, 50, 43, 53, 61, 272, 58, 52, 44, 267, 44, 57, 44, 270, 59, 45, 50, 356, 357, 54, 44, 269, 44, 267, 44, 272, 59, 48, 356]
 >>> turn
-[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
+[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
 """
 
 import dataclasses
@@ -115,8 +115,8 @@ def encode_dialogue(task: Task, prompt: str, answers: list[str]) -> tuple[list[i
 
 # ------------------------------------------------------------------ false position
 
-STEPS, LARGEST_STEP, TOP = 4, 9, 49  # steps a problem, their size, and the values' range 0..TOP
-RIGHT, REPEAT, SPREAD = 0.85, 0.7, 9  # the corpus: see `position_dialogue`
+STEPS, LARGEST_STEP, TOP = 3, 9, 49  # steps a problem, their size, and the values' range 0..TOP
+RIGHT, REPEAT, SPREAD = 0.7, 0.7, 9  # the corpus: see `position_dialogue`
 
 
 def position_values(steps: list[int], start: int) -> list[int] | None:
@@ -128,16 +128,16 @@ def position_values(steps: list[int], start: int) -> list[int] | None:
 
 
 def position_answer(values: list[int], target: int) -> str:
-    """The working as it is written: '8,15,13,18,14;-2'."""
+    """The working as it is written: '4,11,9,14;-2'."""
     return ",".join(map(str, values)) + f";{values[-1] - target}"
 
 
 def read_position(text: str) -> Problem:
-    """'?+7-2+5-4=16' as a Problem with gold (steps, target); DataError where it is none."""
+    """'?+7-2+5=16' as a Problem with gold (steps, target); DataError where it is none."""
     text = re.sub(r"\s", "", text).removesuffix(":")
     match = re.fullmatch(r"\?((?:[+-]\d+)+)=(\d+)", text)
     if not match:
-        raise DataError(f"{text!r} is not a problem of this task; write one like '?+7-2+5-4=16'")
+        raise DataError(f"{text!r} is not a problem of this task; write one like '?+7-2+5=16'")
     steps, target = [int(x) for x in re.findall(r"[+-]\d+", match[1])], int(match[2])
     if not all(1 <= abs(x) <= LARGEST_STEP for x in steps) or target > TOP or len(steps) != STEPS:
         raise DataError(f"{text!r}: the model knows {STEPS} steps of 1 to {LARGEST_STEP}, and targets to {TOP}")

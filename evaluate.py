@@ -2,7 +2,7 @@
 
     python evaluate.py --folder runs/default --split test           every stage of a run
     python evaluate.py --checkpoint runs/default/stage2.pt --problems mine.jsonl
-    python evaluate.py --folder runs/default --ask "?+7-2+5-4=16"   the first answer and its correction
+    python evaluate.py --folder runs/default --ask "?+7-2+5=16"   the first answer and its correction
 
 Accuracy@t_i and Δ are fractions of *all* problems, as are Δ^{i→c} (wrong, then right) and Δ^{c→i}:
 Accuracy@t2 = Accuracy@t1 + Δ^{i→c} − Δ^{c→i} holds to the last digit.
@@ -114,7 +114,7 @@ def ask(policy, task, text: str) -> dict:
 
 
 def read_problems(path: str, task) -> list[data.Problem]:
-    """A JSON Lines file with one {"prompt": "?+7-2+5-4=16"} a line. DataError names file, line and field."""
+    """A JSON Lines file with one {"prompt": "?+7-2+5=16"} a line. DataError names file, line and field."""
     problems = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         try:

@@ -67,7 +67,8 @@ class Settings:
     n_layer: int = setting(3, "blocks of the GPT", "012")
     n_embd: int = setting(96, "its width, a multiple of 4 heads", "012")
     # stage 0
-    base_steps: int = setting(2000, "stage 0: supervised steps", "012")
+    base_steps: int = setting(2600, "stage 0: supervised steps, at most", "012")
+    base_until: float = setting(0.83, "stage 0 ends when this share of its greedy answers to training problems is right", "012")
     base_batch: int = setting(64, "stage 0: dialogues a step", "012")
     base_lr: float = setting(0.015, "stage 0: peak learning rate of Muon (matrices); AdamW (the rest) takes a fifth", "012")
     # both stages of RL
@@ -91,7 +92,7 @@ class Settings:
     stage2_from: str = setting("stage1", "what Stage II starts from: stage1, or base (no Stage I)", "2")
     train_turns: int = setting(2, "Stage II: 1 rewards the first attempt alone (single-turn RL)", "2")
     rounds: int = setting(1, "rounds of Stage I and II, one behind the other (v1 of the paper)", "2")
-    average: float = setting(0.98, "decay of the running average of the weights, which is what a stage leaves; 0: none", "12")
+    average: float = setting(0.98, "decay of the running average of the weights, which is what a stage leaves; 0: none", "012")
     keep: str = setting("best", "a stage leaves its best weights by training reward, or its last: best, last", "12")
     # machinery
     micro_batch: int = setting(64, "dialogues a forward pass; changes the memory, not the gradient")
@@ -294,8 +295,14 @@ def train_base(s: Settings, task, folder: Path) -> GPT:
     adamw = torch.optim.AdamW(rest, lr=s.base_lr / 5, betas=(0.9, 0.99), weight_decay=0.01)
     optimizers = {"muon": muon, "adamw": adamw}
     peaks = {"muon": s.base_lr, "adamw": s.base_lr / 5}
+    average = GPT(model.config).to(device(s))
+    average.load_state_dict(model.state_dict())
     partial = Partial(s, 0, "stage0", folder)
     step = partial.resume(model, optimizers)
+    right = {"right": 0.0}
+    if partial.state:
+        average.load_state_dict(partial.state["average"])
+        right.update(partial.state["right"])
 
     def one_step(step):
         warm, decay = (step + 1) / 50, (1 - step / s.base_steps) / 0.6
@@ -312,10 +319,37 @@ def train_base(s: Settings, task, folder: Path) -> GPT:
         for optimizer in optimizers.values():
             optimizer.step()
             optimizer.zero_grad()
-        return {"loss": summed(torch.tensor(total)).item(), "tokens": count}
+        blend(average, model, step, s.average)
+        if (step + 1) % 50 == 0:
+            right["right"] = greedy_accuracy(s, task, average, step)
+        return {"loss": summed(torch.tensor(total)).item(), "tokens": count, "done": right["right"] >= s.base_until, **right}
 
-    partial.loop(one_step, step, s.base_steps, lambda _: dict(model=model.state_dict()), optimizers)
-    return model
+    def state(_):
+        return dict(model=model.state_dict(), average=average.state_dict(), right=right)
+
+    partial.loop(one_step, step, s.base_steps, state, optimizers)
+    return average
+
+
+def greedy_accuracy(s: Settings, task, model: GPT, step: int, n: int = 512) -> float:
+    """Share of n training problems that the model answers rightly at temperature 0, in one answer.
+
+    Seeds learn the arithmetic at different speeds, and Stage I and II have nothing to show on a base
+    that knows it all or nothing: so stage 0 ends at a level, not at a step.
+    """
+    problems = task.problems("train", n, random.Random(f"accuracy, {s.seed}, {step}"))[rank() :: world()]
+    prompts = [task.encode(p.prompt) for p in problems]
+    drawn = rollout.sample(model, prompts, task.instruction, task.eos, max_new=task.max_new, temperature=0.0, turns=1)
+    right = torch.tensor(verify.rewards(problems, [task.decode(ids) for ids in drawn.answers(1)]))
+    return summed((right * drawn.finished[:, 0].cpu()).sum()).item() / n
+
+
+@torch.no_grad()
+def blend(average: GPT, policy: GPT, step: int, decay: float) -> None:
+    """One step of the running average of the weights; a young one forgets faster, or it would remember the start for ever."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for a, p in zip(average.parameters(), policy.parameters()):
+        a.lerp_(p, 1 - decay)
 
 
 # ------------------------------------------------------------------ Stage I and Stage II
@@ -463,10 +497,7 @@ def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, f
             error = log["kl1"] / s.kl_target - 1
             beta2["value"] *= 1 + 0.1 * min(max(error, -0.2), 0.2)
         log |= {"beta2": beta2["value"], "seconds_rollout": sampled - began, "seconds_update": time.perf_counter() - sampled}
-        with torch.no_grad():  # young averages forget faster, or they would remember the start for ever
-            decay = min(s.average, (1 + step) / (10 + step))
-            for a, p in zip(average.parameters(), policy.parameters()):
-                a.lerp_(p, 1 - decay)
+        blend(average, policy, step, s.average)
         window.append(log["r2"] if stage == 1 else log["r1"] + log["r2"] * (s.train_turns == 2))
         if s.eval_every and (step + 1) % s.eval_every == 0:
             m, _ = evaluate.evaluate(average, task, task.problems(s.split, s.eval_problems))
@@ -510,8 +541,10 @@ class Partial:
             save({**head, **state, "optimizers": {k: o.state_dict() for k, o in optimizers.items()}}, self.path)
 
     def loop(self, one_step, first: int, last: int, state, optimizers) -> None:
-        """Steps first..last-1 with a bar, a log line each, and a checkpoint every `save_every`; one
-        more on Ctrl-C, which ends the program after the step under way."""
+        """Steps first..last-1, or to the first whose log says `done`, with a bar, a log line each, and a
+        checkpoint every `save_every`; one more on Ctrl-C, which ends the program after the step under way."""
+        if self.state and self.state["done"]:  # killed between its last checkpoint and its result
+            return
         stopped = []
         before = signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
         lines = self._cut_log(first) if rank() == 0 else None
@@ -525,12 +558,15 @@ class Partial:
                 lines.flush()
                 bar.set_postfix_str(bar_text(log))
             stop = summed(torch.tensor(len(stopped))).item() > 0  # all processes stop at the same step
-            due = (step + 1) % self.s.save_every == 0 or step + 1 == last
+            done = step + 1 == last or log.get("done", False)
+            due = (step + 1) % self.s.save_every == 0 or done
             if due or stop:
-                self.checkpoint(step + 1, state(due), optimizers)
+                self.checkpoint(step + 1, {**state(due), "done": done}, optimizers)
             if stop:
                 signal.signal(signal.SIGINT, before)
                 raise UserError(f"{self.name}: stopped after step {step + 1} of {last}; the same command goes on from there")
+            if done:
+                break
         signal.signal(signal.SIGINT, before)
 
     def _cut_log(self, step: int):
@@ -543,7 +579,7 @@ class Partial:
 def bar_text(log: dict) -> str:
     """The progress bar's numbers; README.md says what each means."""
     if "loss" in log:
-        return f"loss {log['loss']:.3f} {log['tokens_per_second'] / 1e3:.0f}k tok/s"
+        return f"loss {log['loss']:.3f} right {log['right']:.2f} {log['tokens_per_second'] / 1e3:.0f}k tok/s"
     return (
         f"r1 {log['r1']:.2f} r2 {log['r2']:.2f} Δ {log['delta']:+.2f} KL {log['kl1']:.2f}/{log['kl2']:.2f} H {log['entropy']:.2f} "
         f"chg {log['changed']:.2f} cut {log['truncated']:.2f} sig {log['signal']:.2f} {log['tokens_per_second'] / 1e3:.0f}k tok/s"

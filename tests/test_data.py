@@ -64,12 +64,12 @@ def test_splits_are_disjoint(name):
 
 
 PINNED = {  # of the first 100 problems; a change here changes what every published number was measured on
-    ("false-position", "train"): "bfd58ef27e78da6f",
-    ("false-position", "val"): "51e89aa7d6ba8302",
+    ("false-position", "train"): "3bdce5c89483b491",
+    ("false-position", "val"): "4ca129b64463f5e1",
     ("code", "train"): "bcb015d019ebc484",
     ("code", "val"): "a153bea4de830ac7",
     ("code", "test"): "2d3342e40aa4aa42",
-    ("false-position", "test"): "008a1bb658b9da5c",
+    ("false-position", "test"): "1c2f0683294f3f0c",
 }
 
 
@@ -129,13 +129,13 @@ def test_second_answers_do_not_know_whether_the_first_was_right(monkeypatch, nam
 
 
 @pytest.mark.parametrize(
-    "text", ["", "?", "?+7-2=", "?+7-2+5-4", "?+7-2+5=16", "?+7-2+5-4+1=16", "?+0-2+5-4=16", "?+10-2+5-4=16", "?+7-2+5-4=50", "?+7-2+5-4=1e1", "7-2+5-4=16"]
+    "text", ["", "?", "?+7-2=", "?+7-2+5", "?+7-2=16", "?+7-2+5+1=16", "?+0-2+5=16", "?+10-2+5=16", "?+7-2+5=50", "?+7-2+5=1e1", "7-2+5=16"]
 )
 def test_bad_problems_of_false_position_are_refused(text):
     with pytest.raises(data.DataError) as caught:
         POSITION.read(text)
     message = str(caught.value)
-    assert "\n" not in message and repr(text)[1:-1] in message and ("like '?+7-2+5-4=16'" in message or "the model knows" in message)
+    assert "\n" not in message and repr(text)[1:-1] in message and ("like '?+7-2+5=16'" in message or "the model knows" in message)
 
 
 def test_check_position_against_brute_force():
@@ -339,7 +339,7 @@ def test_one_batch_judges_all_kinds_in_order(tmp_path):
     kinds = [
         (data.load_humaneval(write(tmp_path / "h.jsonl", EVAL_ROW))[0], "    return 2 * x\n", "    return x\n"),
         (data.load_math(write(tmp_path / "m.jsonl", MATH_ROW))[0], "#### 2", "#### 3"),
-        (data.read_position("?+7-2+5-4=16"), "10,17,15,20,16;0", "8,15,13,18,14;-2"),
+        (data.read_position("?+7-2+5=16"), "6,13,11,16;0", "4,11,9,14;-2"),
         (data.load_mbpp(write(tmp_path / "c.jsonl", *MBPP_ROWS), "val")[0], "def f511(n): return n", "def f511(n): return 0"),
     ]
     cases = [(p, text, value) for p, right, wrong in kinds for text, value in ((right, 1.0), (wrong, 0.0), (right, 1.0))]
@@ -351,11 +351,11 @@ def test_one_batch_judges_all_kinds_in_order(tmp_path):
 
 
 def test_given_first_attempts_are_what_is_repaired(tmp_path):
-    position = data.read_position("?+7-2+5-4=16")
+    position = data.read_position("?+7-2+5=16")
     position.id = "p/1"
-    path = write(tmp_path / "r.jsonl", {"id": "p/1", "first": "8,15,13,18,14;-2"}, {"id": "p/1", "first": "10,17,15,20,16;0"})
+    path = write(tmp_path / "r.jsonl", {"id": "p/1", "first": "4,11,9,14;-2"}, {"id": "p/1", "first": "6,13,11,16;0"})
     repairs = data.load_first_attempts(path, [position])
-    assert [r.first for r in repairs] == ["8,15,13,18,14;-2", "10,17,15,20,16;0"] and position.first is None
+    assert [r.first for r in repairs] == ["4,11,9,14;-2", "6,13,11,16;0"] and position.first is None
     torch.manual_seed(0)
     model = GPT(GPTConfig(vocab_size=POSITION.vocab, n_layer=1, n_embd=16, head_dim=4, n_ff=16))
     metrics, dialogues = evaluate.evaluate(model, POSITION, repairs)

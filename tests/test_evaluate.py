@@ -51,20 +51,20 @@ def program(*flags):
 
 def test_program_on_a_split_and_on_a_file(checkpoint, tmp_path):
     problems, out = tmp_path / "p.jsonl", tmp_path / "out.json"
-    problems.write_text('{"prompt": "?+7-2+5-4=16"}\n{"prompt": "? +1 +1 +1 +1 = 9"}\n')
+    problems.write_text('{"prompt": "?+7-2+5=16"}\n{"prompt": "? +1 +1 +1 = 9"}\n')
     done = program("--checkpoint", checkpoint, "--problems", problems, "--json", out, "--turns", 3)
     assert done.returncode == 0, done.stderr
     assert json.loads(out.read_text())[str(checkpoint)]["n"] == 2 and "accuracy at each turn" in done.stdout
     assert "stage0" in program("--folder", checkpoint.parent, "--eval_problems", 5).stdout
-    assert "answer 2" in program("--folder", checkpoint.parent, "--ask", "?+7-2+5-4=16").stdout
+    assert "answer 2" in program("--folder", checkpoint.parent, "--ask", "?+7-2+5=16").stdout
 
 
 @pytest.mark.parametrize(
     "content, words",
     [
-        ('{"prompt": "?+7-2+5-4=16"}\nnonsense', ["p.jsonl:2", "not JSON"]),
-        ('{"question": "?+7-2+5-4=16"}', ["p.jsonl:1", "prompt"]),
-        ('{"prompt": "?+7-2+5-4=16"}\n{"prompt": "2+2=?"}', ["p.jsonl:2", "not a problem"]),
+        ('{"prompt": "?+7-2+5=16"}\nnonsense', ["p.jsonl:2", "not JSON"]),
+        ('{"question": "?+7-2+5=16"}', ["p.jsonl:1", "prompt"]),
+        ('{"prompt": "?+7-2+5=16"}\n{"prompt": "2+2=?"}', ["p.jsonl:2", "not a problem"]),
         ("", ["no problem"]),
     ],
 )
@@ -78,7 +78,7 @@ def test_bad_problem_files(checkpoint, tmp_path, content, words):
 def test_other_bad_input(checkpoint, tmp_path):
     for flags, words in [
         (["--folder", tmp_path / "none"], ["no finished stage"]),
-        (["--checkpoint", checkpoint, "--ask", "?+70-2+5-4=16"], ["steps of 1 to 9"]),
+        (["--checkpoint", checkpoint, "--ask", "?+70-2+5=16"], ["steps of 1 to 9"]),
         (["--checkpoint", checkpoint, "--ask", "?+7-2=\u00bd"], ["not a problem"]),
         (["--checkpoint", checkpoint, "--turns", "40"], ["context is 256"]),
     ]:
