@@ -666,17 +666,19 @@ def _tokenizer(spec: dict, name: str) -> Tokenizer:
 def _added_tokens(rows: list[dict], vocab: dict[str, int]) -> list[AddedToken]:
     """The added tokens. `tokenizers` ignores the ids that the file states: a token has its id of the
     vocabulary, or the next one free. A file that states another is refused, whichever its weights mean."""
-    added, free = [], len(vocab)
+    added, free = {}, len(vocab)
     for t in rows:
         text, special = t["content"], t.get("special", False)
         for key in ("single_word", "lstrip", "rstrip"):
             if t.get(key):
                 raise DataError(f"the added token {text!r} has {key}, which changes the text around it")
-        if not text or t["id"] != vocab.get(text, free):
+        if not text or text in added:
+            raise DataError(f"the added token {text!r} is empty, or there twice")
+        if t["id"] != vocab.get(text, free):
             raise DataError(f"the added token {text!r} has the id {t['id']}, and `tokenizers` would give it {vocab.get(text, free)}")
         free += text not in vocab
-        added.append(AddedToken(t["id"], text, special, t.get("normalized", not special)))
-    return added
+        added[text] = AddedToken(t["id"], text, special, t.get("normalized", not special))
+    return list(added.values())
 
 
 def _ranks(vocab: dict[str, int], merges: list, added: dict[str, int]):
@@ -817,17 +819,13 @@ def wrap_turns(folder, tokenizer: Tokenizer, instruction: str) -> Turns:
     folder = Path(folder)
     path = folder / "tokenizer_config.json"
     config = _read_json(path) if path.exists() else {}
-    template = _chat_template(folder, config)
-    if template is None:
-        eos = token_text(config.get("eos_token")) or "<|endoftext|>"
-        if eos not in tokenizer.special_tokens_set:
-            raise DataError(f"{path}: eos_token {eos!r} is no token of this tokenizer; nothing would end an answer")
-        encode = lambda text: tokenizer.bos + tokenizer.encode_ordinary(text)  # noqa: E731
-        return Turns(encode, tokenizer.encode_ordinary(instruction), tokenizer.encode_single_token(eos))
     try:
+        template = _chat_template(folder, config)
+        if template is None:
+            return _plain_turns(tokenizer, token_text(config.get("eos_token")) or "<|endoftext|>", instruction)
         prompt, dialogue, strip = _render(template, config)
     except (jinja2.TemplateError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path}: the chat template fails on two turns: {error}") from None
+        raise DataError(f"{path}: the chat template fails on two turns: {type(error).__name__}: {error}") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     behind = dialogue[len(prompt) + len(STAND_IN[1]) :]
@@ -838,6 +836,15 @@ def wrap_turns(folder, tokenizer: Tokenizer, instruction: str) -> Turns:
     around = _pieces(tokenizer, prompt, STAND_IN[0])
     asked = _pieces(tokenizer, behind[len(end.text) :], STAND_IN[2])
     return Turns(lambda text: _fill(tokenizer, around, trim(text)), _fill(tokenizer, asked, trim(instruction)), end.id)
+
+
+def _plain_turns(tokenizer: Tokenizer, eos: str, instruction: str) -> Turns:
+    end = next((t for t in tokenizer.added if t.text == eos), None)
+    if end is None:
+        raise DataError(f"eos_token {eos!r} is no token of this tokenizer; nothing would end an answer")
+    return Turns(
+        lambda text: tokenizer.bos + tokenizer.encode_ordinary(text), tokenizer.encode_ordinary(instruction), end.id
+    )
 
 
 STAND_IN = ("Qproblem5Q", "Qanswer6Q", "Qinstruction7Q")  # one word each, in no template
@@ -869,7 +876,8 @@ def _render(template: str, config: dict) -> tuple[str, str, bool]:
 
     def render(*texts):
         messages = [{"role": role, "content": x} for role, x in zip(("user", "assistant", "user"), texts)]
-        return compiled.render(messages=messages, add_generation_prompt=True, **specials)
+        # `tools` and `documents` as `transformers` passes them: some templates ask whether they are none
+        return compiled.render(messages=messages, tools=None, documents=None, add_generation_prompt=True, **specials)
 
     prompt, dialogue = render(STAND_IN[0]), render(*STAND_IN)
     if prompt.count(STAND_IN[0]) != 1 or not dialogue.startswith(prompt + STAND_IN[1]) or dialogue.count(STAND_IN[2]) != 1:
