@@ -34,13 +34,13 @@ FAMILIES = {  # name: (transformers' class, what its config has that COMMON has 
 }
 
 
-def make(name: str, folder: Path, shard: str = "5GB", dtype=torch.float32):
-    """Saves a random model of a family as `transformers` does, and returns it."""
+def make(name: str, folder: Path, shard: str = "5GB", dtype=torch.float32, seed: int = 0):
+    """Saves a random model of a family as `transformers` does, in files of at most `shard`, and returns it."""
     import transformers
 
     kind, extra = FAMILIES[name]
     config = getattr(transformers, kind + "Config")(**COMMON | extra)
-    torch.manual_seed(sorted(FAMILIES).index(name))
+    torch.manual_seed(sorted(FAMILIES).index(name) + 100 * seed)
     model = getattr(transformers, kind + "ForCausalLM")(config).to(dtype).eval()
     with torch.no_grad():
         for parameter_name, p in model.named_parameters():
