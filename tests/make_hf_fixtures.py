@@ -9,6 +9,7 @@ Every weight is drawn large enough that each of them moves the logits (norms and
 """
 
 import copy
+import itertools
 import json
 import random
 import sys
@@ -90,18 +91,21 @@ def tokenizer_spec(form: str, merges: list[str]) -> dict:
     if form == "neox":  # has no token for bytes that UTF-8 never uses
         characters = [c for c in characters if c not in "ÀÁõö÷øùúûüýþÿ"]
     tokens = characters + [merge.replace(" ", "") for merge in merges]
+    if form in ("neox", "smollm2"):  # have it in the vocabulary, the first of all
+        tokens.insert(0, SPECIALS[0])
     if form == "llama3":
         tokens.append("zqzqz")  # no merges lead here: only a whole word is this token (ignore_merges)
     added = [(t, True, False) for t in SPECIALS] + [("<think>", False, False)]
     if form == "neox":  # runs of spaces; and a token that only NFC makes of e and U+0300
-        added += [(" " * n, False, True) for n in (5, 4, 3, 2)] + [("\u00e8\u00e8", False, True)]
+        added += [(" " * n, False, True) for n in (5, 4, 3, 2)] + [("e\u0300e\u0300", False, True)]
     if form == "gpt2":
         added = [("<|endoftext|>", True, True)]
     flags = dict(single_word=False, lstrip=False, rstrip=False)
-    added = [dict(id=len(tokens) + i, content=t, special=s, normalized=n, **flags) for i, (t, s, n) in enumerate(added)]
+    ids = {t: i for i, t in enumerate(tokens + [t for t, *_ in added if t not in tokens])}
+    added = [dict(id=ids[t], content=t, special=s, normalized=n, **flags) for t, s, n in added]
     bos = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<|begin_of_text|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-           "special_tokens": {"<|begin_of_text|>": {"id": "<|begin_of_text|>", "ids": [len(tokens) + 3], "tokens": ["<|begin_of_text|>"]}}}  # fmt: skip
+           "special_tokens": {"<|begin_of_text|>": {"id": "<|begin_of_text|>", "ids": [ids.get("<|begin_of_text|>")], "tokens": ["<|begin_of_text|>"]}}}  # fmt: skip
     model = dict(
         type="BPE", dropout=None, unk_token=None, continuing_subword_prefix=None, end_of_word_suffix=None,
         fuse_unk=False, byte_fallback=False, ignore_merges=form == "llama3",
@@ -225,12 +229,14 @@ def make_tokenizers() -> None:
 
     rng = random.Random(0)
     texts = [random_text(rng, parts=3) for _ in range(200)]
+    texts += ["a\u1df6\u0301 a\u0898\u0316", "\U00011935\U00011930", "e\u0300e\u0300\u0316", "1 1's 12 S'S2", "a\n  s\r\n\n1"]
     # trained on texts that are not split at all: a token across each border shows a border that is missed
     whole = tokenizers.Tokenizer(models.BPE())
     whole.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=256 + 180, initial_alphabet=alphabet, show_progress=False)
-    whole.train_from_iterator([random_text(rng, ["<|"]).replace("zqzqz", "z") for _ in range(3000)], trainer)
+    trainer = trainers.BpeTrainer(vocab_size=256 + 260, initial_alphabet=alphabet, show_progress=False)
+    borders = [a + b for a, b in itertools.product("as1!' \n", "aS2!' \n")] * 300
+    whole.train_from_iterator(borders + [random_text(rng, ["<|"]).replace("zqzqz", "z") for _ in range(3000)], trainer)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in json.loads(whole.to_str())["model"]["merges"]]
     made = {"merges": merges, "texts": texts, "ordinary": {}, "special": {}, "chats": {}}
     for form in FORMS:

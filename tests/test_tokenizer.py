@@ -67,11 +67,11 @@ def test_ids_of_the_library(form, tmp_path):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_texts_come_back(form, tmp_path):
-    """Decoding gives the text again: every byte of it, and special tokens by their spelling (NFC forms aside)."""
+    """Decoding gives the text again: every byte of it, and special tokens by their spelling (in NFC)."""
     tokenizer = load(tmp_path, form)
     for text in MADE["texts"]:
         for back in (tokenizer.encode_ordinary(text), tokenizer.encode(text, allowed_special="all")):
-            assert tokenizer.decode(back) == tokenizer._normal(text)
+            assert tokenizer._normal(tokenizer.decode(back)) == tokenizer._normal(text)
             assert all(0 <= i < tokenizer.n_vocab for i in back)
 
 
@@ -343,7 +343,7 @@ def test_every_character(form, tmp_path):
     spec = spec_of(form)
     spec["added_tokens"] = []
     spec["post_processor"] = None
-    characters = list(spec["model"]["vocab"])[: 243 if form == "neox" else 256]
+    characters = [t for t in spec["model"]["vocab"] if len(t) == 1]
     probes = ["a", "1", "!", "\u010a", "\u0120"]  # a token of each with every byte: joined in one piece, apart in two
     spec["model"]["merges"] = [f"{p} {c}" for p in probes for c in characters]
     spec["model"]["vocab"] = {t: i for i, t in enumerate(characters + [m.replace(" ", "") for m in spec["model"]["merges"]])}
