@@ -494,8 +494,20 @@ LLAMA3_SPLIT = (
 )
 QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 # SmolLM2 cuts out every digit first, and splits what lies between by GPT-2's pattern: there a digit ends
-# the text, so spaces before it stay together and none goes with it.
-SMOLLM2_SPLIT = GPT2_SPLIT.replace(r" ?\p{N}+", r"\p{N}").replace(r"\s+(?!\S)", r"\s+(?![^\s\p{N}])")
+# the text, so spaces before it stay together and none goes with it. The digits come out of a newer
+# Unicode than either regex engine has: thirteen of them are no \p{N} yet.
+DIGIT = r"\p{N}\U00011de0-\U00011de9\U00016ff4-\U00016ff6"
+SMOLLM2_SPLIT = rf"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}+|[{DIGIT}]| ?[^\s\p{{L}}{DIGIT}]+|\s+(?![^\s{DIGIT}])|\s+"""
+
+# NFC in `tokenizers` is that of Unicode 9: the combining marks and composites of later versions are to it
+# characters like any other, and nothing moves or joins across them. These ranges hold them all (up to
+# Unicode 18), and beside them only characters that take no part in NFC.
+AFTER_UNICODE_9 = re.compile(
+    "([\u05c8\u05c9\u07fd\u0897-\u08d3\u09fe\u0c3c\u0d3b\u0d3c\u0eba\u1715\u1abf-\u1af0\u1df6-\u1dfa\ua82c"
+    "\U000105c9-\U000105e4\U00010d24-\U00010f85\U00011070\U0001133b\U00011382-\U000113d0\U0001145e"
+    "\U00011839-\U00011a99\U00011d42-\U0001612f\U00016d63-\U00016ff1\U0001d127\U0001d128"
+    "\U0001d250-\U0001d281\U0001e08f-\U0001e6f5])"
+)
 
 
 @dataclass
@@ -520,45 +532,52 @@ class Tokenizer(tiktoken.Encoding):
     def __init__(self, name, pattern, ranks, added: list[AddedToken], nfc: bool, bos: list[int]):
         super().__init__(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={t.text: t.id for t in added})
         self.added, self.nfc, self.bos = added, nfc, bos
-        self._finders = {}
 
-    def _ids(self, text: str, kept: frozenset[str]) -> list[int]:
-        """ids of a text in which the added tokens `kept` are found; longest first where several begin."""
-        if kept not in self._finders:
+        def finder(normalized):
+            tokens = {self._normal(t.text) if normalized else t.text: t for t in added if t.normalized == normalized}
+            longest_first = sorted(tokens, key=len, reverse=True)
+            return re.compile("|".join(map(re.escape, longest_first)) or "(?!)"), tokens  # (?!) is found nowhere
 
-            def finder(normalized):
-                words = {self._normal(t.text) if normalized else t.text: t.id for t in self.added
-                         if t.text in kept and t.normalized == normalized}  # fmt: skip
-                words = dict(sorted(words.items(), key=lambda item: -len(item[0])))
-                return re.compile("(" + "|".join(map(re.escape, words)) + ")") if words else None, words
-
-            self._finders[kept] = finder(False), finder(True)
-        (raw, raw_ids), (normal, normal_ids) = self._finders[kept]
-        out = []
-        for piece in raw.split(text) if raw else [text]:
-            if piece in raw_ids:
-                out.append(raw_ids[piece])
-                continue
-            piece = self._normal(piece)
-            for part in normal.split(piece) if normal else [piece]:
-                out += [normal_ids[part]] if part in normal_ids else super().encode_ordinary(part)
-        return out
-
-    def _normal(self, text: str) -> str:
-        return unicodedata.normalize("NFC", text) if self.nfc else text
+        self._raw, self._after_nfc = finder(False), finder(True)
 
     def encode_ordinary(self, text: str) -> list[int]:
-        return self._ids(text, frozenset(t.text for t in self.added if not t.special))
+        return self._ids(text, frozenset())
 
     def encode(self, text, *, allowed_special=(), disallowed_special=()) -> list[int]:
         """As tiktoken's, but a special that is not allowed is text by default, and no error."""
         special = {t.text for t in self.added if t.special}
-        allowed = special if allowed_special == "all" else special & set(allowed_special)
-        forbidden = special - allowed if disallowed_special == "all" else set(disallowed_special)
-        for word in forbidden:
+        allowed = special if allowed_special == "all" else set(allowed_special)
+        for word in special - allowed if disallowed_special == "all" else disallowed_special:
             if word in text:
                 raise ValueError(f"the text has {word!r}, which disallowed_special forbids")
-        return self._ids(text, frozenset(allowed | {t.text for t in self.added if not t.special}))
+        return self._ids(text, allowed)
+
+    def _ids(self, text: str, allowed: set[str]) -> list[int]:
+        out = []
+        for piece, token in self._cut(text, *self._raw, allowed):
+            for part, found in self._cut(self._normal(piece), *self._after_nfc, allowed):
+                out += super().encode_ordinary(part) + found
+            out += token
+        return out
+
+    @staticmethod
+    def _cut(text: str, pattern, tokens, allowed):
+        """(text, [id of the added token behind it]), …, (the rest, []).
+
+        A special that is not allowed is found too, and passed over: no other begins inside it.
+        """
+        start = 0
+        for match in pattern.finditer(text):
+            token = tokens[match[0]]
+            if not token.special or token.text in allowed:
+                yield text[start : match.start()], [token.id]
+                start = match.end()
+        yield text[start:], []
+
+    def _normal(self, text: str) -> str:
+        if not self.nfc or text.isascii():
+            return text
+        return "".join(unicodedata.normalize("NFC", part) for part in AFTER_UNICODE_9.split(text))
 
 
 def load_tokenizer(folder) -> Tokenizer:
@@ -634,20 +653,32 @@ def _tokenizer(spec: dict, name: str) -> Tokenizer:
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "fuse_unk"):
         if model.get(key):
             raise DataError(f"BPE with {key} = {model[key]!r} is not byte-level BPE as tiktoken computes it")
-    added = []
-    for t in spec.get("added_tokens", []):
+    vocab = model["vocab"]
+    if set(vocab.values()) != set(range(len(vocab))):  # no limit on the ids would keep those in between out
+        raise DataError(f"{len(vocab)} tokens in the vocabulary, and their ids are not 0 to {len(vocab) - 1}")
+    added = _added_tokens(spec.get("added_tokens") or [], vocab)
+    ranks, pairs = _ranks(vocab, model["merges"], {t.text: t.id for t in added})
+    _check_merges(ranks, pairs, whole=bool(model.get("ignore_merges")))
+    nfc = _normalizer(spec.get("normalizer"))
+    return Tokenizer(name, _split(spec.get("pre_tokenizer")), ranks, added, nfc, _bos(spec.get("post_processor")))
+
+
+def _added_tokens(rows: list[dict], vocab: dict[str, int]) -> list[AddedToken]:
+    """The added tokens. `tokenizers` ignores the ids that the file states: a token has its id of the
+    vocabulary, or the next one free. A file that states another is refused, whichever its weights mean."""
+    added, free = {}, len(vocab)
+    for t in rows:
+        text, special = t["content"], t.get("special", False)
         for key in ("single_word", "lstrip", "rstrip"):
             if t.get(key):
-                raise DataError(f"the added token {t['content']!r} has {key}, which changes the text around it")
-        special = t.get("special", False)
-        added.append(AddedToken(t["id"], t["content"], special, t.get("normalized", not special)))
-    ranks, pairs = _ranks(model["vocab"], model["merges"], {t.text: t.id for t in added})
-    _check_merges(ranks, pairs, whole=bool(model.get("ignore_merges")))
-    ids = sorted({*ranks.values(), *(t.id for t in added)})
-    if ids[-1] != len(ids) - 1:  # tiktoken could not decode the ids in between, and no limit keeps them out
-        raise DataError(f"{len(ids)} tokens, and ids up to {ids[-1]}: ids in between stand for nothing")
-    nfc = _normalizer(spec.get("normalizer"))
-    return Tokenizer(name, _split(spec["pre_tokenizer"]), ranks, added, nfc, _bos(spec.get("post_processor")))
+                raise DataError(f"the added token {text!r} has {key}, which changes the text around it")
+        if not text or text in added:
+            raise DataError(f"the added token {text!r} is empty, or there twice")
+        if t["id"] != vocab.get(text, free):
+            raise DataError(f"the added token {text!r} has the id {t['id']}, and `tokenizers` would give it {vocab.get(text, free)}")
+        free += text not in vocab
+        added[text] = AddedToken(t["id"], text, special, t.get("normalized", not special))
+    return list(added.values())
 
 
 def _ranks(vocab: dict[str, int], merges: list, added: dict[str, int]):
@@ -670,7 +701,8 @@ def _ranks(vocab: dict[str, int], merges: list, added: dict[str, int]):
         if not all(c in byte for c in token):
             raise DataError(f"the token {token!r} (id {i}) is no string of bytes: not byte-level BPE")
         ranks[to_bytes(token)] = i
-    lacking = [b for b in range(256) if bytes([b]) not in ranks]
+    never = {0xC0, 0xC1, *range(0xF5, 0x100)}  # in UTF-8; NeoX has no tokens for them
+    lacking = [b for b in range(256) if b not in never and bytes([b]) not in ranks]
     if lacking:
         raise DataError(f"no token for the byte 0x{lacking[0]:02x}: not every text could be written")
     pairs = {}
@@ -722,10 +754,10 @@ def _normalizer(spec) -> bool:
 
 def _split(spec) -> str:
     """The pattern that splits a text, out of the file's pre_tokenizer."""
-    steps = spec["pretokenizers"] if spec["type"] == "Sequence" else [spec]
-    *before, level = steps
-    if level["type"] != "ByteLevel" or level.get("add_prefix_space", True):
+    steps = [] if spec is None else spec["pretokenizers"] if spec["type"] == "Sequence" else [spec]
+    if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1].get("add_prefix_space", True):
         raise DataError("the pre-tokenizer must end in ByteLevel without add_prefix_space")
+    *before, level = steps
     use_regex = level.get("use_regex", True)
     if not before and use_regex:
         return GPT2_SPLIT
@@ -787,17 +819,13 @@ def wrap_turns(folder, tokenizer: Tokenizer, instruction: str) -> Turns:
     folder = Path(folder)
     path = folder / "tokenizer_config.json"
     config = _read_json(path) if path.exists() else {}
-    template = _chat_template(folder, config)
-    if template is None:
-        eos = token_text(config.get("eos_token")) or "<|endoftext|>"
-        if eos not in tokenizer.special_tokens_set:
-            raise DataError(f"{path}: eos_token {eos!r} is no token of this tokenizer; nothing would end an answer")
-        encode = lambda text: tokenizer.bos + tokenizer.encode_ordinary(text)  # noqa: E731
-        return Turns(encode, tokenizer.encode_ordinary(instruction), tokenizer.encode_single_token(eos))
     try:
+        template = _chat_template(folder, config)
+        if template is None:
+            return _plain_turns(tokenizer, token_text(config.get("eos_token")) or "<|endoftext|>", instruction)
         prompt, dialogue, strip = _render(template, config)
     except (jinja2.TemplateError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path}: the chat template fails on two turns: {error}") from None
+        raise DataError(f"{path}: the chat template fails on two turns: {type(error).__name__}: {error}") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     behind = dialogue[len(prompt) + len(STAND_IN[1]) :]
@@ -808,6 +836,15 @@ def wrap_turns(folder, tokenizer: Tokenizer, instruction: str) -> Turns:
     around = _pieces(tokenizer, prompt, STAND_IN[0])
     asked = _pieces(tokenizer, behind[len(end.text) :], STAND_IN[2])
     return Turns(lambda text: _fill(tokenizer, around, trim(text)), _fill(tokenizer, asked, trim(instruction)), end.id)
+
+
+def _plain_turns(tokenizer: Tokenizer, eos: str, instruction: str) -> Turns:
+    end = next((t for t in tokenizer.added if t.text == eos), None)
+    if end is None:
+        raise DataError(f"eos_token {eos!r} is no token of this tokenizer; nothing would end an answer")
+    return Turns(
+        lambda text: tokenizer.bos + tokenizer.encode_ordinary(text), tokenizer.encode_ordinary(instruction), end.id
+    )
 
 
 STAND_IN = ("Qproblem5Q", "Qanswer6Q", "Qinstruction7Q")  # one word each, in no template
@@ -839,7 +876,8 @@ def _render(template: str, config: dict) -> tuple[str, str, bool]:
 
     def render(*texts):
         messages = [{"role": role, "content": x} for role, x in zip(("user", "assistant", "user"), texts)]
-        return compiled.render(messages=messages, add_generation_prompt=True, **specials)
+        # `tools` and `documents` as `transformers` passes them: some templates ask whether they are none
+        return compiled.render(messages=messages, tools=None, documents=None, add_generation_prompt=True, **specials)
 
     prompt, dialogue = render(STAND_IN[0]), render(*STAND_IN)
     if prompt.count(STAND_IN[0]) != 1 or not dialogue.startswith(prompt + STAND_IN[1]) or dialogue.count(STAND_IN[2]) != 1:

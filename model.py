@@ -442,7 +442,7 @@ def config_from_hf(folder, n_ctx: int | None = None) -> GPTConfig:
     """GPTConfig of a folder's config.json. A key that is neither used here nor known to be harmless, and set to
     something, is refused: silently ignoring one would leave a model that runs and is wrong."""
     path = Path(folder) / "config.json"
-    hf = {k: v for k, v in read_json(path).items() if v is not None and k not in HARMLESS}
+    hf = {k: v for k, v in read_json(path).items() if k not in HARMLESS and (v is not None or k == "sliding_window")}
 
     def refuse(what):
         raise WeightsError(f"{path}: {what}")
@@ -477,7 +477,7 @@ def config_from_hf(folder, n_ctx: int | None = None) -> GPTConfig:
         vocab_size=count("vocab_size"),
         n_layer=count("num_hidden_layers"),
         n_head=heads,
-        n_kv_head=count("num_key_value_heads", heads),
+        n_kv_head=count("num_key_value_heads", *[heads] * (kind == "llama")),  # silence is 8 or 32 for the others
         n_embd=width,
         head_dim=head_dim,
         n_ff=count("intermediate_size"),
@@ -518,7 +518,8 @@ def _rope(hf: dict, refuse):
 
 def _window(hf: dict, kind: str, n_ctx: int, refuse) -> None:
     """Refuses a sliding window that some query would notice; one as long as the context changes nothing."""
-    window, used = hf.pop("sliding_window", None), hf.pop("use_sliding_window", kind == "mistral")
+    window = hf.pop("sliding_window", 4096)  # which is what `transformers` takes silence for; null is none
+    used = hf.pop("use_sliding_window", kind == "mistral")
     layers = set(hf.pop("layer_types", []))
     if layers - {"full_attention", "sliding_attention"}:
         refuse(f"layer_types has {sorted(layers - {'full_attention', 'sliding_attention'})}; full attention is what there is")
