@@ -130,7 +130,7 @@ def parse(argv=None) -> Settings:
     for name in "beta1 beta2 kl_target alpha warmup threads eval_every".split():
         if not 0 <= getattr(s, name) < float("inf"):
             parser.error(f"--{name} is {getattr(s, name)}, and must be 0 or more")
-    for name in ("offline", "average", "gamma", "decay"):
+    for name in ("base_until", "offline", "average", "gamma", "decay"):
         if not 0 <= getattr(s, name) <= 1:
             parser.error(f"--{name} is {getattr(s, name)}, and must lie between 0 and 1")
     if s.baseline == "siblings" and s.siblings < 2:

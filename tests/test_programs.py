@@ -493,6 +493,6 @@ def test_fuzz():
     assert all(isinstance(result, TestResult) for result in results)
     assert outside == {path: path.stat().st_mtime_ns for path in outside}
     right = [job["program"] for job, result in zip(jobs, results) if result.passed]
-    assert all("x * x" in source for source in right)  # only what still has the solution in it
+    assert all("x * x" in source or ".x ** 2" in source for source in right), right  # the solution is in them
     verify.shutdown_sandbox()
     assert not processes()

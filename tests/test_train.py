@@ -95,6 +95,44 @@ def test_finished_stages_are_not_made_again(whole):
     assert not list(whole.glob("*.partial.pt")) and not list(whole.glob("*.tmp"))
 
 
+def test_stage0_ends_at_a_level(tmp_path, monkeypatch):
+    """At the first check that reaches `base_until`, and there for good: what was killed behind the last checkpoint
+    is not trained on."""
+    s = train.parse([*TINY, "--base_steps", "120", "--save_every", "20", "--base_until", "0.5"])
+    levels = iter([0.4, 0.5])
+    monkeypatch.setattr(train, "greedy_accuracy", lambda *_: next(levels))
+    model = train.train_base(s, TASK, tmp_path)
+    log = (tmp_path / "stage0.jsonl").read_text()
+    assert [json.loads(x)["right"] for x in log.splitlines()[48:51]] == [0.0, 0.4, 0.4] and len(log.splitlines()) == 100
+    again = train.train_base(s, TASK, tmp_path)
+    assert same_weights(model.state_dict(), again.state_dict()) and (tmp_path / "stage0.jsonl").read_text() == log
+    state = train.load(tmp_path / "stage0.partial.pt")
+    assert same_weights(model.state_dict(), state["average"]) and not same_weights(model.state_dict(), state["model"])
+
+
+def test_greedy_accuracy_is_that_of_the_tables(whole):
+    """The level at which stage 0 ends against evaluate.py, with a verifier that finds half of the answers right."""
+    model, _ = train.load_policy(whole / "stage0.pt")
+    s = train.parse(TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.verify, "rewards", lambda problems, answers: [float(hash(p.prompt) % 2) for p in problems])
+        patch.setattr(train.rollout, "sample", finished_rollouts(train.rollout.sample))
+        problems = TASK.problems("train", 64, random.Random("accuracy, 0, 7"))
+        metrics, _ = train.evaluate.evaluate(model, TASK, problems)
+        assert 100 * train.greedy_accuracy(s, TASK, model, 7, 64) == metrics.t1 > 0
+
+
+def finished_rollouts(sample):
+    """The sampler, in whose rollouts every other answer counts as finished; an untrained model ends none."""
+
+    def sampled(*args, **kw):
+        rollouts = sample(*args, **kw)
+        rollouts.finished[::2] = True
+        return rollouts
+
+    return sampled
+
+
 def test_reference_is_the_base_in_both_stages(whole):
     """π_ref neither drifts nor becomes the Stage I checkpoint: it is stage 0, bit by bit, after training too."""
     s = train.parse([*TINY, "--folder", str(whole)])
