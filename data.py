@@ -193,84 +193,81 @@ def position_dialogue(problem: Problem, rng: random.Random) -> tuple[str, str]:
 
 # ------------------------------------------------------------------ the embedded code task
 #
-# From two calls of a function to the function, in true Python, judged by verify.run_tests:
+# Program sketching: a call, what it is to return, and a program with a hole. What is the program, in true
+# Python, judged by verify.run_tests?
 #
-#     prompt        3>16,9>34:            f(3) is 16 and f(9) is 34; what follows `f=lambda x:`?
-#     answer        x*3+9#18-2,36-2       a program; behind it, as a comment, what it gives for 3 and 9,
-#     correction    x*3+7#16+0,34+0       and what is to be added to that to make it 16 and 34
+#     prompt        5>23,x?+7-2:              f(5) is 23; what follows `f=lambda x:`, with `+` and a number for the ?
+#     answer        x+11+7-2#16,23,21;-2      a program; behind it, as a comment, its values for x=5, step by
+#     correction    x+13+7-2#18,25,23;0       step, and how far the last one is off
 #
-# It is false position again, with two unknowns: to find both numbers takes a division, a product and
-# a difference in the head, before the first word; to check them, one line of arithmetic each, written
-# out. The tests hold more than is shown: the function is called at numbers that are not in the prompt.
+# It is false position again, in a language that can be run: to find the number is a sum in the head, before the
+# first word; to check it is one sum at a time, written out. The comment is the model's own working: nobody
+# judges it. What is judged is the function, at more inputs than the one that is shown: a program that has
+# learnt the call by heart fails.
 
-FACTORS, ADDENDS, SHOWN = range(2, 8), range(41), range(1, 13)  # of x*a+b, and the inputs that may be shown
+HOLE = range(41)  # what may stand in the hole; x and the steps are SMALL or LARGE
 CALLS = (*range(-2, 16), 50, 997)  # the inputs of the tests: what may be shown, and what never is
 
 
-def code_answer(pairs, a: int, b: int) -> str | None:
-    """x*a+b with its comment; None where a value or what it is off by does not fit into two digits."""
-    values = [x * a + b for x, _ in pairs]
-    if not (a in FACTORS and b in ADDENDS and max(values) <= 99):
+def code_answer(x: int, steps: list[int], hole: int, y: int) -> str | None:
+    """The program with its comment; None where the number does not fit, or a value leaves 0..TOP."""
+    values = position_values([hole, *steps], x)
+    if hole not in HOLE or values is None:
         return None
-    return f"x*{a}+{b}#" + ",".join(f"{v}{y - v:+d}" for v, (_, y) in zip(values, pairs))
+    return f"x+{hole}" + "".join(f"{s:+d}" for s in steps) + "#" + position_answer(values[1:], y)
 
 
-def code_problem(pairs, a: int, b: int) -> Problem:
-    """Two calls of f and the tests, which depend on f alone, not on what is shown of it."""
-    tests = [f"assert f({x}) == {x * a + b}" for x in CALLS]
-    return Problem(",".join(f"{x}>{y}" for x, y in pairs) + ":", {"tests": tests, "timeout": 2.0}, "lambda")
+def code_problem(x: int, steps: list[int], hole: int) -> Problem:
+    """A call, the sketch, and the tests, which depend on the function alone, not on what is shown of it."""
+    y = x + hole + sum(steps)
+    sketch = "".join(f"{s:+d}" for s in steps)
+    tests = [f"assert f({z}) == {z - x + y}" for z in CALLS]
+    return Problem(f"{x}>{y},x?{sketch}:", {"tests": tests, "timeout": 2.0}, "lambda")
+
+
+def parts_of(prompt: str) -> tuple[int, int, list[int]] | None:
+    """'5>23,x?+7-2:' as (x, y, steps): (5, 23, [7, -2]); None for another text."""
+    match = re.fullmatch(r"(\d{1,9})>(\d{1,9}),x\?((?:[+-]\d{1,9})+):?", prompt)
+    return match and (int(match[1]), int(match[2]), [int(s) for s in re.findall(r"[+-]\d+", match[3])])
 
 
 def read_code(text: str) -> Problem:
-    """'3>16,9>34' as a Problem; DataError where no x*a+b of this task does that."""
+    """'5>23,x?+7-2' as a Problem; DataError where it is none of this task."""
     text = re.sub(r"\s", "", text).removesuffix(":")
-    match = re.fullmatch(r"(\d{1,9})>(\d{1,9}),(\d{1,9})>(\d{1,9})", text)
-    if not match:
-        raise DataError(f"{text!r} is not a problem of this task; write two calls like '3>16,9>34'")
-    x, y, u, v = map(int, match.groups())
-    if not (x != u and x in SHOWN and u in SHOWN and max(y, v) <= 99):
-        raise DataError(f"{text!r}: the model knows two different inputs of {SHOWN[0]} to {SHOWN[-1]}, and outputs to 99")
-    found = [(a, b) for a in FACTORS for b in ADDENDS if (x * a + b, u * a + b) == (y, v)]
-    if not found:
-        raise DataError(f"{text!r}: no x*a+b does that with a from {FACTORS[0]} to {FACTORS[-1]} and b from 0 to {ADDENDS[-1]}")
-    return code_problem([(x, y), (u, v)], *found[0])
-
-
-def pairs_of(problem: Problem) -> list[tuple[int, int]]:
-    """The calls that a prompt shows: [(3, 16), (9, 34)]."""
-    return [tuple(map(int, pair.split(">"))) for pair in problem.prompt.removesuffix(":").split(",")]
+    parts = parts_of(text)
+    if not parts:
+        raise DataError(f"{text!r} is not a problem of this task; write a call and a sketch like '5>23,x?+7-2'")
+    x, y, steps = parts
+    if not all(1 <= n <= LARGE[-1] for n in (x, *map(abs, steps))) or y > TOP or len(steps) != STEPS - 1:
+        raise DataError(f"{text!r}: the model knows {STEPS - 1} steps and an input of 1 to {LARGE[-1]}, and outputs to {TOP}")
+    hole = y - x - sum(steps)
+    if code_answer(x, steps, hole, y) is None:
+        raise DataError(f"{text!r}: no number from 0 to {HOLE[-1]} in the hole does that with values from 0 to {TOP}")
+    return code_problem(x, steps, hole)
 
 
 def code_problems(split: str, n: int, rng: random.Random | None = None) -> list[Problem]:
-    """n problems of a split; without rng the same ones every time."""
+    """n problems of a split that have an answer; without rng the same ones every time."""
     rng, found = rng or random.Random(f"code, {split}"), []
     while len(found) < n:
-        a, b, inputs = rng.choice(FACTORS), rng.choice(ADDENDS), rng.sample(SHOWN, 2)
-        pairs = [(x, x * a + b) for x in inputs]
-        if max(y for _, y in pairs) <= 99:
-            problem = code_problem(pairs, a, b)
+        x, *steps = (rng.choice(LARGE if rng.random() < LARGE_SHARE else SMALL) for _ in range(STEPS))
+        steps, hole = [rng.choice((1, -1)) * s for s in steps], rng.choice(HOLE)
+        if code_answer(x, steps, hole, 0):
+            problem = code_problem(x, steps, hole)
             if split_of(problem.prompt) == split:
                 found.append(problem)
     return found
 
 
 def code_dialogue(problem: Problem, rng: random.Random) -> tuple[str, str]:
-    """Two answers for the corpus of stage 0, as in `position_dialogue`.
-
-    A failed attempt misses b by up to SPREAD, or takes a wrong factor and the b that makes the first
-    call right; its comment says so truly. The second answer repeats the first or is an attempt of its
-    own, whether or not the first was right.
-    """
-    pairs = pairs_of(problem)
-    (x, y), (u, v) = pairs
-    a = (y - v) // (x - u)
-    b = y - a * x
-    near = [code_answer(pairs, a, c) for c in range(b - SPREAD, b + SPREAD + 1) if c != b]
-    near += [code_answer(pairs, c, y - c * x) for c in (a - 1, a + 1)]
-    failed = [answer for answer in near if answer]
+    """Two answers for the corpus of stage 0, as in `position_dialogue`; the comment of a failed one is true."""
+    x, y, steps = parts_of(problem.prompt)
+    good = y - x - sum(steps)
+    failed = [code_answer(x, steps, c, y) for c in range(good - SPREAD, good + SPREAD + 1) if c != good]
+    failed = [answer for answer in failed if answer]
 
     def attempt():
-        return code_answer(pairs, a, b) if rng.random() < RIGHT or not failed else rng.choice(failed)
+        return code_answer(x, steps, good, y) if rng.random() < RIGHT or not failed else rng.choice(failed)
 
     first = attempt()
     return first, first if rng.random() < REPEAT else attempt()
@@ -485,7 +482,7 @@ def embedded_task(problems, dialogue, read, max_new: int) -> Task:
 TASKS = {
     # values and commas, ';', a sign, a number, EOS
     "false-position": embedded_task(position_problems, position_dialogue, read_position, 2 * STEPS + 5),
-    "code": embedded_task(code_problems, code_dialogue, read_code, 14),  # x*a+b#v+d,v+d and EOS
+    "code": embedded_task(code_problems, code_dialogue, read_code, 4 * STEPS + 5),  # x+n, a sign and a number a step, #, then as above
 }
 
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -66,9 +67,9 @@ def test_splits_are_disjoint(name):
 PINNED = {  # of the first 100 problems; a change here changes what every published number was measured on
     ("false-position", "train"): "4712a846a3930e05",
     ("false-position", "val"): "a4981f5788622d91",
-    ("code", "train"): "bcb015d019ebc484",
-    ("code", "val"): "a153bea4de830ac7",
-    ("code", "test"): "2d3342e40aa4aa42",
+    ("code", "train"): "026b43d85b6f895e",
+    ("code", "val"): "a8db2668294dc679",
+    ("code", "test"): "69af7ef56f8a4c7a",
     ("false-position", "test"): "b18f9ed74ec3e300",
 }
 
@@ -116,9 +117,9 @@ def test_corpus_of_false_position_is_honest():
     assert abs(right / n - data.RIGHT) < 4 * (data.RIGHT * (1 - data.RIGHT) / n) ** 0.5
 
 
-def ends_right(name, problem, answer):
+def ends_right(answer):
     """Whether the answer says of itself that it is right; the corpora are honest, as other tests see to."""
-    return answer.endswith(";0" if name == "false-position" else "+0") and (name != "code" or "+0," in answer)
+    return answer.endswith(";0")
 
 
 @pytest.mark.parametrize("name", data.TASKS)
@@ -130,7 +131,7 @@ def test_second_answers_do_not_know_whether_the_first_was_right(monkeypatch, nam
     task, rng, n = data.TASKS[name], random.Random(1), 3000
     count = Counter()
     for problem in task.problems("train", n, rng):
-        count[tuple(ends_right(name, problem, answer) for answer in task.dialogue(problem, rng))] += 1
+        count[tuple(ends_right(answer) for answer in task.dialogue(problem, rng))] += 1
     first = {right: count[right, True] + count[right, False] for right in (True, False)}
     turned = {True: count[True, False] / first[True], False: count[False, True] / first[False]}
     expected = {True: (1 - data.REPEAT) * (1 - data.RIGHT), False: (1 - data.REPEAT) * data.RIGHT}
@@ -139,7 +140,7 @@ def test_second_answers_do_not_know_whether_the_first_was_right(monkeypatch, nam
 
 
 @pytest.mark.parametrize(
-    "text", ["", "?", "?+7-2=", "?+7-2+5", "?+7-2=16", "?+7-2+5+1=16", "?+0-2+5=16", "?+10-2+5=16", "?+7-2+5=50", "?+7-2+5=1e1", "7-2+5=16"]
+    "text", ["", "?", "?+7-2=", "?+7-2+5", "?+7-2=16", "?+7-2+5+1=16", "?+0-2+5=16", "?+30-2+5=16", "?+7-2+5=50", "?+7-2+5=1e1", "7-2+5=16"]
 )
 def test_bad_problems_of_false_position_are_refused(text):
     with pytest.raises(data.DataError) as caught:
@@ -179,42 +180,40 @@ CODE = data.TASKS["code"]
 
 
 def test_corpus_of_code_is_honest():
-    """What a comment says that its program gives, and is off by, is so; RIGHT of the first ones pass."""
+    """What a comment says of its program, Python says too; RIGHT of the first ones pass all tests."""
     rng, n, right = random.Random(0), 2000, 0
     for problem in CODE.problems("train", n, rng):
-        wanted = dict(data.pairs_of(problem))
+        x, y, steps = data.parts_of(problem.prompt)
         answers = CODE.dialogue(problem, rng)
         for answer in answers:
             program, comment = answer.split("#")
-            f = eval("lambda x:" + program)  # our own corpus, not a policy's answer
-            said = dict(zip(wanted, comment.split(",")))
-            assert all(said[x] == f"{f(x)}{y - f(x):+d}" for x, y in wanted.items())
-            assert len(CODE.encode(answer)) + 1 == CODE.max_new
-            ends = all(f(x) == y for x, y in wanted.items())
-            assert ends == ends_right("code", problem, answer)
+            values, end = comment.split(";")
+            terms = re.findall(r"[+-]\d+", program)
+            assert program == "x" + "".join(terms) and [int(t) for t in terms[1:]] == steps
+            # our own corpus, not a policy's answer; every prefix of the program is a program
+            so_far = [eval("x" + "".join(terms[: k + 1]), {"x": x}) for k in range(len(terms))]
+            assert values == ",".join(map(str, so_far)) and int(end) == so_far[-1] - y
+            assert len(CODE.encode(answer)) < CODE.max_new
             tests = [test.removeprefix("assert ") for test in problem.gold["tests"]]
-            assert ends == all(eval(test, {"f": f}) for test in tests)
-        right += ends_right("code", problem, answers[0])
+            assert (so_far[-1] == y) == ends_right(answer) == all(eval(test, {"f": eval("lambda x:" + program)}) for test in tests)
+        right += ends_right(answers[0])
     assert abs(right / n - data.RIGHT) < 4 * (data.RIGHT * (1 - data.RIGHT) / n) ** 0.5
 
 
 def test_code_is_judged_by_its_program_on_held_out_calls_too():
-    problem = CODE.read(" 3>16, 9>34 ")
-    shown = [f"f({x}) == {y}" for x, y in data.pairs_of(problem)]
-    assert all("assert " + call in problem.gold["tests"] for call in shown) and len(problem.gold["tests"]) == len(data.CALLS)
+    problem = CODE.read(" 5>23, x?+7-2 ")
+    assert "assert f(5) == 23" in problem.gold["tests"] and len(problem.gold["tests"]) == len(data.CALLS)
     answers = {
-        "x*3+7#16+0,34+0": 1,
-        "x*3+7": 1,  # the comment is the model's own working: it is not judged
-        "x*3+7#99-9,99-9": 1,
-        "(x+2)*3+1": 1,  # another program, the same function
-        "x+x+x+7": 1,
-        "x*3+9#18-2,36-2": 0,
-        "x*3+9#16+0,34+0": 0,  # a comment that claims to be right
-        "16 if x==3 else 34": 0,  # what is shown, learnt by heart
-        "{3:16,9:34}.get(x,0)": 0,
-        "x*3+7 if x<13 else 0": 0,
-        "": 0, "#16+0,34+0": 0, "x*3+": 0, "x*3+7,": 0, "f(x)": 0, "9**9**9**x": 0,
-        "exit(0)": 0, "__import__('os')._exit(0)": 0, "x*3+7\nimport sys;sys.exit(0)": 0, "print('passed')": 0,
+        "x+13+7-2#18,25,23;0": 1,
+        "x+13+7-2": 1,  # the comment is the model's own working: it is not judged
+        "x+13+7-2#99;-9": 1,
+        "18+x": 1,  # another program, the same function
+        "x+11+7-2#16,23,21;-2": 0,
+        "x+11+7-2#18,25,23;0": 0,  # a comment that claims to be right
+        "23": 0, "x*4+3": 0, "23 if x==5 else 0": 0,  # what is shown, learnt by heart
+        "x+18 if x<16 else 0": 0,
+        "": 0, "#18,25,23;0": 0, "x+13+": 0, "x+18,": 0, "f(x)": 0, "9**9**9**x": 0,
+        "exit(0)": 0, "__import__('os')._exit(0)": 0, "x+18\nimport sys;sys.exit(0)": 0, "print('passed')": 0,
         "type('E',(),{'__eq__':lambda s,o:True})()": 0,
     }  # fmt: skip
     assert verify.rewards([problem] * len(answers), list(answers)) == list(answers.values())
@@ -225,28 +224,31 @@ def test_a_verdict_is_kept_for_its_program_and_its_tests_alone(monkeypatch):
     ran, run = [], verify.run_tests_batch
     monkeypatch.setattr(verify, "run_tests_batch", lambda jobs, **kw: ran.append([j["program"] for j in jobs]) or run(jobs, **kw))
     monkeypatch.setattr(verify, "_verdicts", {})
-    one, other = CODE.read("3>16,9>34"), CODE.read("3>18,9>36")
-    same = CODE.read("1>10,2>13")  # the same function, other calls shown
-    answers = ["x*3+7", "x*3+9", "x*3+7#16+0,34+0", "x*3+7", "x*3+9", "x*3+7"]
+    one, other = CODE.read("5>23,x?+7-2"), CODE.read("5>25,x?+7-2")
+    same = CODE.read("2>20,x?+9-4")  # the same function, another call and another sketch
+    answers = ["x+18", "x+20", "x+18#23;0", "x+18", "x+20", "x+18"]
     problems = [one, one, one, other, other, same]
     assert verify.rewards(problems, answers) == [1, 0, 1, 0, 1, 1]
-    assert ran == [["f=lambda x:x*3+7", "f=lambda x:x*3+9"] * 2]
+    assert ran == [["f=lambda x:x+18", "f=lambda x:x+20"] * 2]
     assert verify.rewards(problems, answers) == [1, 0, 1, 0, 1, 1] and len(ran) == 1
     late = verify.TestResult(False, "timed out after 2 s", "")
     monkeypatch.setattr(verify, "run_tests_batch", lambda jobs, **kw: ran.append(jobs) or [late for _ in jobs])
     for _ in range(2):  # that may have been the machine's fault
-        assert verify.reward(one, "x*3+8") == 0
+        assert verify.reward(one, "x+19") == 0
     assert len(ran) == 3
 
 
 @pytest.mark.parametrize(
-    "text", ["", "3>16", "3>16;9>34", "3>16,9>34,1>10", "3>16,3>16", "0>7,9>34", "3>16,13>46", "3>16,9>35", "12>100,1>12", "3>16,9>x", "3>4,9>10", "²>16,9>34"]
-)
+    "text",
+    ["", "5>23", "5>23;x?+7-2", "5>23,x?", "5>23,x?+7", "5>23,x?+7-2+1", "0>23,x?+7-2", "30>35,x?+1-2", "5>23,x?+0-2", "5>50,x?+7-2",
+     "5>23,x+7-2", "5>23,x?+7-x", "9>3,x?+1-2", "2>49,x?+1-2", "²>23,x?+7-2"],
+)  # fmt: skip
 def test_bad_problems_of_code_are_refused(text):
     with pytest.raises(data.DataError) as caught:
         CODE.read(text)
     message = str(caught.value)
-    assert "\n" not in message and repr(text)[1:-1] in message and ("like '3>16,9>34'" in message or "the model knows" in message or "no x*a+b" in message)
+    assert "\n" not in message and repr(text)[1:-1] in message
+    assert "like '5>23,x?+7-2'" in message or "the model knows" in message or "in the hole" in message
 
 
 # ------------------------------------------------------------------ real data: tiny files
