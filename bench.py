@@ -104,15 +104,15 @@ def bench_step(s, task, model, rate):
     base = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
     batch = train.make_rollouts(s, task, model, base, 2, 0)  # an untrained model rarely stops: full lengths
-    tokens = int(batch.rollouts.length.sum())
+    tokens = int(batch.parts[0].length.sum())
 
     def update():
-        train.policy_step(s, model, base, 2, batch, s.beta2)
+        train.policy_step(s, model, base, 2, batch, s.alpha, s.beta1)
         optimizer.step()
         optimizer.zero_grad()
 
     rolling = best_of(lambda: train.make_rollouts(s, task, model, base, 2, 0))
-    texts = [task.decode(ids) for i in (1, 2) for ids in batch.rollouts.answers(i)]
+    texts = [task.decode(ids) for i in (1, 2) for ids in batch.parts[0].answers(i)]
     problem = task.problems("train", 1, random.Random(0))[0]
     judging = best_of(lambda: [verify.reward(problem, t) for t in texts], 1.0)
     updating = best_of(update)

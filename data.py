@@ -80,6 +80,7 @@ class Task:
     eos: int
     vocab: int
     max_new: int  # longest answer in tokens, EOS included
+    pairs: bool = False  # dialogues of two answers are all that the base model knows: rollout.sample_pairs
 
 
 # ------------------------------------------------------------------ the embedded tokenizer
@@ -476,6 +477,7 @@ def embedded_task(problems, dialogue, read, max_new: int) -> Task:
         eos=tokenizer.encode_single_token(EOS),
         vocab=tokenizer.n_vocab,
         max_new=max_new,
+        pairs=True,
     )
 
 

@@ -86,10 +86,11 @@ def evaluate(policy, task, problems, *, turns=2, temperature=0.0, seed=0, batch=
         elif any(p.first is not None for p in problems):  # offline repair: data.load_first_attempts
             firsts = [p.first for p in problems[at : at + batch]]
             given = [None if first is None else task.encode(first) + [task.eos] for first in firsts]
-        r = rollout.sample(policy, prompts, task.instruction, turns=turns, given=given, **sampling)
-        finished.append(r.finished.cpu())
+        draw = rollout.sample_pairs if turns > 2 and task.pairs else lambda *args, **kw: [rollout.sample(*args, **kw)]
+        answers, ended = rollout.attempts(draw(policy, prompts, task.instruction, turns=turns, given=given, **sampling))
+        finished.append(ended.cpu())
         for i in range(turns):
-            texts[i] += [task.decode(ids) for ids in r.answers(i + 1)]
+            texts[i] += [task.decode(ids) for ids in answers[i]]
     finished = torch.cat(finished)  # (n, turns)
     judged = torch.tensor(verify.rewards(problems * turns, sum(texts, []))).view(turns, -1)  # (turns, n)
     right = ((judged == 1) & finished.T).tolist()  # an answer that was cut is a failed one

@@ -108,6 +108,29 @@ def sample(
     return Rollouts(ids, turn, logp, d.length, *(torch.stack(x, 1) for x in (d.start, d.stop, d.finished)))
 
 
+def sample_pairs(model, prompts, instruction, eos, *, turns, K=1, given=None, **sampling) -> list[Rollouts]:
+    """More than two turns of a model that knows dialogues of two: from the third on, an attempt is asked for
+    in a dialogue that begins with the one before it, as if that were the first.
+
+    Arguments as in `sample` (M = 1). Returns turns − 1 Rollouts of the same N dialogues, two turns each: answer 2
+    of part j = 0, 1, … is attempt j + 2 (also in `turn`), and answer 1 is given from part 1 on.
+    """
+    parts = [sample(model, prompts, instruction, eos, K=K, given=given, **sampling)]
+    each = [prompt for prompt in prompts for _ in range(K)]
+    for i in range(3, turns + 1):
+        before = [a + [eos] * done for a, done in zip(parts[-1].answers(2), parts[-1].finished[:, 1].tolist())]
+        parts.append(sample(model, each, instruction, eos, given=before, **sampling))
+        parts[-1].turn[parts[-1].turn == 2] = i
+    return parts
+
+
+def attempts(parts: list[Rollouts]) -> tuple[list[list[list[int]]], torch.Tensor]:
+    """The answers of every turn, and whether they ended: (turns) lists of N, and (N, turns)."""
+    first, *more = parts
+    answers = [first.answers(i + 1) for i in range(first.start.shape[1])] + [part.answers(2) for part in more]
+    return answers, torch.cat([first.finished] + [part.finished[:, 1:] for part in more], dim=1)
+
+
 @dataclass
 class _Dialogues:
     """Dialogues in the making: what Rollouts holds, the cache, and the logits of the next token."""

@@ -16,11 +16,17 @@ What the paper compares with are settings of the same code, not forks of it:
     SCoRe without Stage I   --stage 2 --stage2_from base
     SCoRe without shaping   --stage 2 --alpha 0
     two rounds of I and II  --stage 2 --rounds 2
+    one stage for two       --stage 2 --stage2_from base --anneal
+    three attempts          --stage 2 --turns 3
+    STaR on D, on D⁺        --stage 2 --stage2_from base --learn star [--keep_right]
+    Pair-SFT on D, on D⁺    --stage 2 --stage2_from base --learn pairs [--keep_right]
+    ReST-EM                 --stage 2 --stage2_from base --learn rest-em
 """
 
 import argparse
 import dataclasses
 import io
+import itertools
 import json
 import os
 import random
@@ -67,7 +73,7 @@ class Settings:
     n_layer: int = setting(3, "blocks of the GPT", "012")
     n_embd: int = setting(96, "its width, a multiple of 4 heads", "012")
     # stage 0
-    base_steps: int = setting(2600, "stage 0: supervised steps, at most", "012")
+    base_steps: int = setting(3000, "stage 0: supervised steps, at most", "012")
     base_until: float = setting(0.83, "stage 0 ends when this share of its greedy answers to training problems is right", "012")
     base_batch: int = setting(64, "stage 0: dialogues a step", "012")
     base_lr: float = setting(0.015, "stage 0: peak learning rate of Muon (matrices); AdamW (the rest) takes a fifth", "012")
@@ -87,10 +93,14 @@ class Settings:
     stage1_lr: float = setting(5e-4, "Stage I: Adam's learning rate", "12")
     stage2_lr: float = setting(2e-4, "Stage II: Adam's learning rate", "2")
     warmup: int = setting(40, "steps over which Adam's learning rate rises in Stage I and II", "12")
-    decay: float = setting(0.0, "share of Stage I's and II's steps, at their end, over which the learning rate falls to 0; 0: constant", "12")
+    decay: float = setting(0.3, "share of Stage I's and II's steps, at their end, over which the learning rate falls to 0; 0: constant", "12")
     offline: float = setting(0.125, "Stage II: share of the problems whose first attempt comes from the base model", "2")
     stage2_from: str = setting("stage1", "what Stage II starts from: stage1, or base (no Stage I)", "2")
     train_turns: int = setting(2, "Stage II: 1 rewards the first attempt alone (single-turn RL)", "2")
+    anneal: bool = setting(False, "Stage II as the only stage: the first attempt's β falls from β2 to β1 as α rises from 0", "2")
+    learn: str = setting("reinforce", "how Stage II learns: reinforce, or fine-tuning on what was drawn: star, pairs, rest-em", "2")
+    keep_right: bool = setting(False, "star and pairs on D⁺, which also holds right first answers with right second ones", "2")
+    turns: int = setting(2, "answers to a problem in Stage I and II, each asked to correct the one before", "12")
     rounds: int = setting(1, "rounds of Stage I and II, one behind the other (v1 of the paper)", "2")
     average: float = setting(0.98, "decay of the running average of the weights, which is what a stage leaves; 0: none", "012")
     keep: str = setting("best", "a stage leaves its best weights by training reward, or its last: best, last", "12")
@@ -119,7 +129,7 @@ def parse(argv=None) -> Settings:
     s = Settings(**{**(SMOKE if args.get("smoke") else {}), **args})
     choices = dict(stage=(0, 1, 2), task=tuple(data.TASKS), stage2_from=("stage1", "base"), keep=("best", "last"))
     choices |= dict(split=("val", "test"), train_turns=(1, 2), device=("auto", "cpu", "cuda"))
-    choices |= dict(baseline=("none", "problem", "siblings", "first"))
+    choices |= dict(baseline=("none", "problem", "siblings", "first"), learn=("reinforce", *ROUNDS))
     for name, allowed in choices.items():
         if getattr(s, name) not in allowed:
             parser.error(f"--{name} is {getattr(s, name)!r}, and must be one of {', '.join(map(str, allowed))}")
@@ -135,6 +145,8 @@ def parse(argv=None) -> Settings:
             parser.error(f"--{name} is {getattr(s, name)}, and must lie between 0 and 1")
     if s.baseline == "siblings" and s.siblings < 2:
         parser.error("--baseline siblings needs --siblings 2 or more")
+    if s.turns < 2 or (s.turns > 2 and (s.siblings > 1 or s.learn != "reinforce")):
+        parser.error(f"--turns is {s.turns}, and must be 2 or more; with --siblings or --learn {s.learn} exactly 2")
     if s.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device is cuda, and torch sees no GPU here; leave it at auto")
     if s.n_embd % 8:
@@ -235,7 +247,7 @@ def remembered(s: Settings, stage: int) -> dict:
 def check_settings(state: dict, s: Settings, stage: int, path: Path) -> None:
     """UserError where a checkpoint of this run folder was made with settings other than today's."""
     for name, now in remembered(s, stage).items():
-        then = state["settings"].get(name)
+        then = state["settings"].get(name, getattr(Settings, name))  # a setting that is younger than the checkpoint
         if then != now:
             raise UserError(f"{path}: made with --{name} {then}, and you ask for {now}; give it as it was, or another --folder")
 
@@ -309,26 +321,32 @@ def train_base(s: Settings, task, folder: Path) -> GPT:
         for name, optimizer in optimizers.items():
             optimizer.param_groups[0]["lr"] = peaks[name] * min(1.0, warm, decay)
         ids, turn, count = base_batch(s, task, step)
-        total = 0.0
-        for i, t in zip(ids.split(s.micro_batch), turn.split(s.micro_batch)):
-            loss = score.supervised_loss(model, i, t, count)
-            loss.backward()
-            total += loss.item()
-        reduce_gradients(model)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        loss = supervised_step(s, model, ids, turn, count)
         for optimizer in optimizers.values():
             optimizer.step()
             optimizer.zero_grad()
         blend(average, model, step, s.average)
         if (step + 1) % 50 == 0:
             right["right"] = greedy_accuracy(s, task, average, step)
-        return {"loss": summed(torch.tensor(total)).item(), "tokens": count, "done": right["right"] >= s.base_until, **right}
+        return {"loss": loss, "tokens": count, "done": right["right"] >= s.base_until, **right}
 
     def state(_):
         return dict(model=model.state_dict(), average=average.state_dict(), right=right)
 
     partial.loop(one_step, step, s.base_steps, state, optimizers)
     return average
+
+
+def supervised_step(s: Settings, model: GPT, ids, turn, count: int) -> float:
+    """Leaves the gradient of the supervised loss of all processes' answers in .grad; returns the loss."""
+    total = 0.0
+    for i, t in zip(ids.split(s.micro_batch), turn.split(s.micro_batch)):
+        loss = score.supervised_loss(model, i, t, count)
+        loss.backward()
+        total += loss.item()
+    reduce_gradients(model)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    return summed(torch.tensor(total)).item()
 
 
 def greedy_accuracy(s: Settings, task, model: GPT, step: int, n: int = 512) -> float:
@@ -359,8 +377,9 @@ def blend(average: GPT, policy: GPT, step: int, decay: float) -> None:
 class Batch:
     """One step's dialogues with their rewards; N rows, in the order problem, attempt, sibling."""
 
-    rollouts: rollout.Rollouts
-    rewards: torch.Tensor  # (N, turns)
+    parts: list[rollout.Rollouts]  # one, or one for each pair of attempts (rollout.sample_pairs)
+    rewards: torch.Tensor  # (N, turns), as is
+    finished: torch.Tensor  # whether each answer ended by EOS
     same: torch.Tensor  # (N,) whether the second answer equals the first
     online: torch.Tensor  # (N,) whether the first answer is the policy's own
 
@@ -382,43 +401,50 @@ def make_rollouts(s: Settings, task, policy, base, stage: int, step: int) -> Bat
         drawn = rollout.sample(base, asked, task.instruction, K=s.attempts, turns=1, **sampling)
         answers = iter([a + [task.eos] * done for a, done in zip(drawn.answers(1), drawn.finished[:, 0].tolist())])
         given = [next(answers) if off else None for off in offline for _ in range(s.attempts)]
-    rollouts = rollout.sample(
-        policy, prompts, task.instruction, K=s.attempts, M=s.siblings, given=given, **sampling
-    )
+    if s.turns > 2 and task.pairs:
+        parts = rollout.sample_pairs(policy, prompts, task.instruction, turns=s.turns, K=s.attempts, given=given, **sampling)
+    else:
+        parts = [
+            rollout.sample(policy, prompts, task.instruction, K=s.attempts, M=s.siblings, turns=s.turns, given=given, **sampling)
+        ]
     each = s.attempts * s.siblings
-    texts = [[task.decode(ids) for ids in rollouts.answers(i)] for i in (1, 2)]
+    answers, finished = rollout.attempts(parts)
+    texts = [[task.decode(ids) for ids in turn] for turn in answers]
     asked = [problems[i] for i in mine for _ in range(each)]
-    judged = verify.rewards(asked * 2, texts[0] + texts[1])  # one call: a program that is repeated runs once
-    rewards = torch.tensor(judged).view(2, -1).T * rollouts.finished.cpu()  # (N, 2); an answer that was cut is a failed one
-    same = torch.tensor([a == b for a, b in zip(*texts)])
+    judged = verify.rewards(asked * s.turns, sum(texts, []))  # one call: a program that is repeated runs once
+    finished = finished.cpu()
+    rewards = torch.tensor(judged).view(s.turns, -1).T * finished  # (N, turns); an answer that was cut is a failed one
+    same = torch.tensor([a == b for a, b in zip(texts[0], texts[1])])
     online = ~torch.tensor(offline).repeat_interleave(each)
-    return Batch(rollouts, rewards, same, online)
+    return Batch(parts, rewards, finished, same, online)
 
 
-def policy_step(s: Settings, policy, base, stage: int, batch: Batch, beta2: float) -> dict:
-    """The gradient of one batch, left in .grad and summed over processes; returns what to log."""
-    r, N = batch.rewards, len(batch.rewards)
+def policy_step(s: Settings, policy, base, stage: int, batch: Batch, alpha: float, beta2: float) -> dict:
+    """The gradient of one batch, left in .grad and summed over processes; returns what to log.
+
+    alpha: 0 in Stage I, which knows no bonus. beta2: of the first attempt, β1 in Stage II."""
+    r, (N, turns) = batch.rewards, batch.rewards.shape
     shape = (N // (s.attempts * s.siblings), s.attempts, s.siblings)
-    alpha = s.alpha if stage == 2 else 0.0
     returns = score.stage1_returns(r, s.gamma) if stage == 1 else score.stage2_returns(r, alpha, s.gamma)
     A = score.advantages(returns, r, shape, s.baseline, alpha)
-    turn = batch.rollouts.turn
+    labels = [part.turn for part in batch.parts]
     if stage == 2 and s.train_turns == 1:  # single-turn RL: the second answer is not trained at all
-        turn = turn * (turn == 1)
-    count = summed(torch.tensor([int((turn == i).any(1).sum()) for i in (1, 2)]))
-    A_there, stats = A.to(turn.device), torch.zeros(6, dtype=torch.float64, device=turn.device)
-    for rows in torch.arange(N).split(s.micro_batch):
-        ids, t = batch.rollouts.ids[rows], turn[rows]
+        labels = [turn * (turn == 1) for turn in labels]
+    count = summed(torch.tensor([sum(int((turn == i + 1).any(1).sum()) for turn in labels) for i in range(turns)]))
+    A_there, stats = A.to(labels[0].device), torch.zeros(turns + 3, dtype=torch.float64, device=labels[0].device)
+    for part, rows in itertools.product(range(len(batch.parts)), torch.arange(N).split(s.micro_batch)):
+        drawn, t = batch.parts[part], labels[part][rows]
+        ids = drawn.ids[rows]
         logp, kl, entropy = score.answer_stats(policy, base, ids, t, s.temperature)
-        if stage == 1:
+        if stage == 1 or s.anneal:  # annealing is Stage I's loss, whose β2 falls, with Stage II's returns
             loss = score.stage1_loss(logp, kl, t, A_there[rows], s.beta1, beta2, count.tolist())
         else:
             loss = score.stage2_loss(logp, kl, t, A_there[rows], s.beta1, count.tolist())
         loss.backward()
         with torch.no_grad():
-            gap = (logp - batch.rollouts.logp[rows, 1:]).abs() * (t[:, 1:] > 0)
-            per_turn = [(kl * (t[:, 1:] == i)).sum() for i in (1, 2)]
-            stats += torch.stack([*per_turn, entropy.sum(), (t > 0).sum(), gap.sum(), loss]).double()
+            gap = (logp - drawn.logp[rows, 1:]).abs() * (t[:, 1:] > 0)
+            per_turn = [(kl * (t[:, 1:] == i + 1)).sum() for i in range(turns)]
+            stats += torch.stack([*per_turn, entropy.sum(), (t > 0).sum(), gap.sum()]).double()
     reduce_gradients(policy)
     return step_log(batch, A, count, summed(stats.cpu()), shape)
 
@@ -428,31 +454,39 @@ def step_log(batch: Batch, A, count, stats, shape) -> dict:
     own first attempts where there are any, since that is what it would do alone."""
     on, r = batch.online, batch.rewards
     groups = A[:, 1].view(shape[0], -1)
-    tally = summed(
-        torch.tensor(
-            [
-                on.sum(), (~on).sum(), r[on, 0].sum(), r[on, 1].sum(), r[~on, 1].sum(), (~batch.same[on]).sum(),
-                (~batch.rollouts.finished).sum().item(), len(r), (groups.abs().amax(1) > 0).sum(), shape[0],
-            ],
-            dtype=torch.float64,
-        )
-    ).tolist()  # fmt: skip
-    online, offline, r1, r2, r2_off, changed, cut, N, signal_groups, n_groups = tally
-    kl1, kl2, entropy, tokens, gap, _ = stats.tolist()
-    return {
-        "r1": r1 / max(online, 1),
-        "r2": r2 / max(online, 1),
-        "delta": (r2 - r1) / max(online, 1),
-        "r2_offline": r2_off / offline if offline else None,
-        "kl1": kl1 / max(count[0].item(), 1),
-        "kl2": kl2 / max(count[1].item(), 1),
+    tally = [
+        on.sum(), (~on).sum(), r[~on, 1].sum(), (~batch.same[on]).sum(), (~batch.finished).sum(), r.numel(),
+        (groups.abs().amax(1) > 0).sum(), shape[0], *r[on].sum(0),
+    ]  # fmt: skip
+    tally = summed(torch.tensor(tally, dtype=torch.float64)).tolist()
+    online, offline, r2_off, changed, cut, answers, signal_groups, n_groups, *paid = tally
+    *kl, entropy, tokens, gap = stats.tolist()
+    r1, r2 = paid[0] / max(online, 1), paid[1] / max(online, 1)
+    more = {f"r{i}": x / max(online, 1) for i, x in enumerate(paid[2:], 3)}
+    return {"r1": r1, "r2": r2, **more, "delta": r2 - r1, "r2_offline": r2_off / offline if offline else None} | {
+        **{f"kl{i}": x / max(n, 1) for i, (x, n) in enumerate(zip(kl, count.tolist()), 1)},
         "entropy": entropy / tokens,
         "changed": changed / max(online, 1),
-        "truncated": cut / (2 * N),
+        "truncated": cut / answers,
         "signal": signal_groups / n_groups,
         "sampler_gap": gap / tokens,
         "tokens": tokens,
     }
+
+
+def rate(s: Settings, step: int, steps: int) -> float:
+    """The learning rate as a share of its peak. Adam's first steps have no scale yet, and would shake
+    first answers that nobody pays for; the last ones carry the noise of single batches."""
+    return min(1.0, (step + 1) / max(s.warmup, 1), (1 - step / steps) / max(s.decay, 1e-9))
+
+
+def held_out(s: Settings, task, average: GPT, base: GPT, step: int) -> dict:
+    """For the log, every `eval_every` steps: the metrics, and Accuracy@t2 where the first answers are the base's."""
+    if not s.eval_every or (step + 1) % s.eval_every:
+        return {}
+    problems = task.problems(s.split, s.eval_problems)
+    own, fixed = (evaluate.evaluate(average, task, problems, first_from=first)[0] for first in (None, base))
+    return {"held_out": dataclasses.asdict(own), "repairs_base": fixed.t2}
 
 
 def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, folder: Path) -> GPT:
@@ -486,11 +520,12 @@ def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, f
         began = time.perf_counter()
         batch = make_rollouts(s, task, policy, base, stage, step)
         sampled = time.perf_counter()
-        log = policy_step(s, policy, base, stage, batch, beta2["value"])
+        first_beta, alpha = (beta2["value"], 0.0) if stage == 1 else (s.beta1, s.alpha)
+        if s.anneal and stage == 2:
+            first_beta, alpha = s.beta2 + (s.beta1 - s.beta2) * step / steps, s.alpha * step / steps
+        log = policy_step(s, policy, base, stage, batch, alpha, first_beta)
         log["grad_norm"] = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0).item()
-        # Adam's first steps have no scale yet, and would shake first answers that nobody pays for.
-        rise, fall = (step + 1) / max(s.warmup, 1), (1 - step / steps) / max(s.decay, 1e-9)
-        optimizer.param_groups[0]["lr"] = lr * min(1.0, rise, fall)
+        optimizer.param_groups[0]["lr"] = lr * rate(s, step, steps)
         optimizer.step()
         optimizer.zero_grad()
         if s.kl_target:  # a proportional controller, as old as RLHF: too far from the base, stricter
@@ -498,15 +533,117 @@ def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, f
             beta2["value"] *= 1 + 0.1 * min(max(error, -0.2), 0.2)
         log |= {"beta2": beta2["value"], "seconds_rollout": sampled - began, "seconds_update": time.perf_counter() - sampled}
         blend(average, policy, step, s.average)
-        window.append(log["r2"] if stage == 1 else log["r1"] + log["r2"] * (s.train_turns == 2))
-        if s.eval_every and (step + 1) % s.eval_every == 0:
-            m, _ = evaluate.evaluate(average, task, task.problems(s.split, s.eval_problems))
-            log["held_out"] = dataclasses.asdict(m)
-        return log
+        paid = [log[f"r{i + 1}"] for i in range(s.turns)]
+        window.append(sum(paid[1:]) if stage == 1 else sum(paid[: 1 if s.train_turns == 1 else None]))
+        return log | held_out(s, task, average, base, step)
 
     partial.loop(one_step, step, steps, state, {"adam": optimizer})
     policy.load_state_dict(best["model"])
     return policy
+
+
+# ------------------------------------------------------------------ fine-tuning in place of RL
+
+
+ROUNDS = {"star": 3, "pairs": 1, "rest-em": 3}  # of collecting and fine-tuning; ReST-EM's is ours
+
+
+def examples(s: Settings, task, batch: Batch, rng) -> list[tuple[list[int], list[int]]]:
+    """The dialogues of a batch that are to be imitated, as (ids, mask); the rest of a dialogue is data.
+
+    star      drawn second answers that are right behind a first one that is wrong (D)
+    pairs     to each first answer that is wrong, a right answer to the same problem, drawn at random (D)
+    rest-em   every right answer, first or second
+    keep_right adds (right, right) to either D, which makes it D⁺. The paper does not say whether first
+    answers are imitated in D; here they are not: a wrong one should not be.
+    """
+    r, each, found = batch.rewards.bool().tolist(), s.attempts * s.siblings, []
+    drawn = batch.parts[0]
+    rows = [ids[:n] for ids, n in zip(drawn.ids.tolist(), drawn.length.tolist())]
+    start, stop = drawn.start.tolist(), drawn.stop.tolist()
+
+    def mask(row, *spans):
+        return [next((i for i, (a, b) in spans if a <= at < b), 0) for at in range(len(row))]
+
+    for n, (row, a, b) in enumerate(zip(rows, start, stop)):
+        spans = [(i + 1, (a[i], b[i])) for i in range(2)]
+        if s.learn == "rest-em":
+            if any(r[n]):
+                found.append((row, mask(row, *(span for span, right in zip(spans, r[n]) if right))))
+        elif r[n][0] and not s.keep_right:
+            continue
+        elif s.learn == "star":
+            if r[n][1]:
+                found.append((row, mask(row, spans[1])))
+        else:
+            group = range(n - n % each, n - n % each + each)
+            rights = [rows[m][start[m][i] : stop[m][i]] for m in group for i in range(2) if r[m][i] and (m, i) != (n, 0)]
+            if rights:
+                pair = row[: a[1]] + rng.choice(rights)
+                found.append((pair, mask(pair, (2, (a[1], len(pair))))))
+    return found
+
+
+def collect(s: Settings, task, model: GPT, base: GPT, steps: range) -> tuple[list, int]:
+    """This process's examples of as many rollouts as RL draws in these steps, and how many there are in all processes."""
+    drawing, found = dataclasses.replace(s, offline=0.0), []
+    for step in tqdm(steps, desc="collecting", disable=rank() != 0, ncols=150, leave=False):
+        batch = make_rollouts(drawing, task, model, base, 2, step)
+        found += examples(s, task, batch, random.Random(f"pairs, {s.seed}, {step}, {rank()}"))
+    n = [int(x) for x in summed(torch.tensor([len(found)] * world()) * torch.eye(world())[rank()]).tolist()]
+    if not all(n):
+        raise UserError(f"--learn {s.learn}: {s.stage2_steps} steps of rollouts hold nothing to imitate; draw more (--stage2_steps)")
+    random.Random(f"order, {s.seed}, {steps.start}, {rank()}").shuffle(found)
+    return found, sum(n)
+
+
+def train_sft(s: Settings, task, name: str, policy: GPT, base: GPT, folder: Path) -> GPT:
+    """STaR, Pair-SFT, ReST-EM: rounds of collecting with the last round's model and fine-tuning the first one.
+
+    As many rollouts as RL in as many steps, and as many updates of as many dialogues; Pair-SFT stops
+    after one epoch, as in the paper. Returns the weights it leaves.
+    """
+    each = -(-s.stage2_steps // ROUNDS[s.learn])  # steps a round
+    size = s.problems * s.attempts * s.siblings // world()
+    optimizer = torch.optim.Adam(policy.parameters(), lr=s.stage2_lr, betas=(0.9, 0.99))
+    start = {k: v.clone() for k, v in policy.state_dict().items()}
+    collector, average = (GPT(policy.config).to(device(s)) for _ in range(2))
+    collector.load_state_dict(start)
+    average.load_state_dict(start)
+    partial = Partial(s, 2, name, folder)
+    step = partial.resume(policy, {"adam": optimizer})
+    if partial.state:
+        average.load_state_dict(partial.state["average"])
+        collector.load_state_dict(partial.state["collector"])
+    rows, total = [], [0]
+
+    def one_step(step):
+        at = step % each
+        if at == 0 and step > 0:  # STaR's rule: each round begins from the first weights, or errors would add up
+            collector.load_state_dict(average.state_dict())
+            policy.load_state_dict(start)
+            average.load_state_dict(start)
+            optimizer.state.clear()
+        if at == 0 or not rows:  # or an interruption: what was collected is not kept, but drawn again
+            began = step - at
+            rows[:], total[0] = collect(s, task, collector, base, range(began, min(began + each, s.stage2_steps)))
+        chosen = [rows[(at * size + k) % len(rows)] for k in range(size)]
+        ids, turn = (rollout.pad(x, device=device(s)) for x in zip(*chosen))
+        count = int(summed((turn > 0).sum().cpu()))
+        optimizer.param_groups[0]["lr"] = s.stage2_lr * rate(s, at, each)
+        loss = supervised_step(s, policy, ids, turn, count)
+        optimizer.step()
+        optimizer.zero_grad()
+        blend(average, policy, at, s.average)
+        log = {"loss": loss, "tokens": count, "examples": total[0], "round": step // each + 1}
+        log["done"] = s.learn == "pairs" and (at + 1) * size * world() >= total[0]
+        return log | held_out(s, task, average, base, step)
+
+    def state(_):
+        return dict(model=policy.state_dict(), average=average.state_dict(), collector=collector.state_dict())
+
+    partial.loop(one_step, step, s.stage2_steps, state, {"adam": optimizer})
+    return average
 
 
 # ------------------------------------------------------------------ one loop for every stage
@@ -578,6 +715,8 @@ class Partial:
 
 def bar_text(log: dict) -> str:
     """The progress bar's numbers; README.md says what each means."""
+    if "examples" in log:
+        return f"loss {log['loss']:.3f} round {log['round']}, {log['examples']} examples {log['tokens_per_second'] / 1e3:.0f}k tok/s"
     if "loss" in log:
         return f"loss {log['loss']:.3f} right {log['right']:.2f} {log['tokens_per_second'] / 1e3:.0f}k tok/s"
     return (
@@ -637,7 +776,12 @@ def run(s: Settings) -> None:
             check_settings(state, s, stage, path)
             say(f"{name}: already there")
         else:
-            policy = train_base(s, task, folder) if stage == 0 else train_rl(s, task, stage, name, policy, base, folder)
+            if stage == 0:
+                policy = train_base(s, task, folder)
+            elif stage == 2 and s.learn != "reinforce":
+                policy = train_sft(s, task, name, policy, base, folder)
+            else:
+                policy = train_rl(s, task, stage, name, policy, base, folder)
             if rank() == 0:
                 save(final_state(s, stage, policy), path)
         if rank() == 0:
@@ -654,7 +798,7 @@ def report(s: Settings, task, folder: Path, name: str, policy: GPT):
     """The held-out metrics of one stage, measured once and kept beside it; three dialogues as well."""
     path = folder / f"{name}.{s.split}{s.eval_problems}.json"
     if not path.exists() and rank() == 0:
-        metrics, dialogues = evaluate.evaluate(policy, task, task.problems(s.split, s.eval_problems))
+        metrics, dialogues = evaluate.evaluate(policy, task, task.problems(s.split, s.eval_problems), turns=s.turns)
         picked = evaluate.pick_dialogues(dialogues)
         kept = {"metrics": dataclasses.asdict(metrics), "dialogues": picked}
         write(path, json.dumps(kept, indent=1, ensure_ascii=False).encode())

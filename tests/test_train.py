@@ -170,7 +170,7 @@ def test_single_turn_leaves_the_second_answer_alone(whole):
     for r2 in (0.0, 1.0):
         batch.rewards = torch.stack([torch.arange(8.0) % 2, torch.full((8,), r2)], dim=1)
         policy, _ = train.load_policy(whole / "stage0.pt")
-        train.policy_step(s, policy, base, 2, batch, 0.1)
+        train.policy_step(s, policy, base, 2, batch, s.alpha, s.beta1)
         grads.append([p.grad.clone() for p in policy.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*grads)) and any(g.abs().max() > 0 for g in grads[0])
 
@@ -184,9 +184,9 @@ def _gradient_of_share(index, world, port, paths, s, results):
     batch, policy, base = torch.load(paths / "batch.pt", weights_only=False), *(GPT(GPTConfig(**torch.load(paths / "config.pt"))).double() for _ in "pb")
     policy.load_state_dict(torch.load(paths / "policy.pt")), base.load_state_dict(torch.load(paths / "base.pt"))
     rows = {1: [slice(0, 8)], 2: [slice(0, 6), slice(6, 8)]}[world][index]
-    r = batch.rollouts
-    part = dataclasses.replace(r, **{f.name: getattr(r, f.name)[rows] for f in dataclasses.fields(r)})
-    train.policy_step(s, policy, base, 2, train.Batch(part, batch.rewards[rows].double(), batch.same[rows], batch.online[rows]), 0.1)
+    share = [dataclasses.replace(r, **{f.name: getattr(r, f.name)[rows] for f in dataclasses.fields(r)}) for r in batch.parts]
+    batch = train.Batch(share, batch.rewards[rows].double(), *(x[rows] for x in (batch.finished, batch.same, batch.online)))
+    train.policy_step(s, policy, base, 2, batch, s.alpha, s.beta1)
     torch.save([p.grad for p in policy.parameters()], results / f"{world}-{index}.pt")
     if world > 1:
         torch.distributed.destroy_process_group()
