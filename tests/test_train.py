@@ -1,5 +1,6 @@
 """The recipe: resuming to the bit, many processes, the arms, and what bad input meets."""
 
+import copy
 import dataclasses
 import errno
 import json
@@ -150,6 +151,8 @@ def test_reference_is_the_base_in_both_stages(whole):
         ("--stage2_from base --train_turns 1 --offline 0", "stage0 stage2"),
         ("--stage2_from base --alpha 0 --offline 0", "stage0 stage2"),
         ("--alpha 0", "stage0 stage1 stage2"),
+        ("--stage2_from base --anneal", "stage0 stage2"),
+        ("--turns 3", "stage0 stage1 stage2"),
         ("--rounds 2 --gamma 0.8", "stage0 stage1 stage2 stage1-round2 stage2-round2"),
         ("--siblings 2 --baseline siblings --kl_target 0.01 --average 0 --keep last --decay 0.5 --alpha 10", "stage0 stage1 stage2"),
     ],
@@ -159,6 +162,121 @@ def test_every_arm_runs(tmp_path, flags, names):
     done = finish(tmp_path, "--stage", "2", "--stage1_steps", "2", "--stage2_steps", "2", "--base_steps", "2", *flags.split())
     assert done.returncode == 0, done.stderr
     assert {p.stem for p in tmp_path.glob("*.pt")} == set(names.split())
+
+
+def hand_made():
+    """Two problems of two dialogues: right/wrong first answers before right/wrong second ones."""
+    rows = [  # prompt, first answer, p1, second answer; 9 is EOS
+        ([1, 2], [11, 9], [8], [12, 9], (0, 1)),
+        ([1, 2], [13, 9], [8], [14, 9], (1, 1)),
+        ([3], [15, 15], [8], [16, 9], (0, 0)),  # its first answer was cut
+        ([3], [17, 9], [8], [18, 9], (1, 0)),
+    ]
+    ids = [p + a + i + b for p, a, i, b, _ in rows]
+    start = torch.tensor([[len(p), len(p) + len(a) + 1] for p, a, *_ in rows])
+    stop = torch.tensor([[len(p) + len(a), len(row)] for (p, a, *_), row in zip(rows, ids)])
+    length = torch.tensor([len(row) for row in ids])
+    rewards = torch.tensor([r for *_, r in rows]).float()
+    finished = torch.tensor([[True, True], [True, True], [False, True], [True, True]])
+    padded = train.rollout.pad(ids)
+    drawn = train.rollout.Rollouts(padded, torch.zeros_like(padded), torch.zeros(padded.shape), length, start, stop, finished)
+    return train.Batch([drawn], rewards, finished, torch.zeros(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ("star", [([1, 2, 11, 9, 8, 12, 9], [0, 0, 0, 0, 0, 2, 2])]),
+        ("star --keep_right", [([1, 2, 11, 9, 8, 12, 9], [0, 0, 0, 0, 0, 2, 2]), ([1, 2, 13, 9, 8, 14, 9], [0, 0, 0, 0, 0, 2, 2])]),
+        (
+            "rest-em",
+            [
+                ([1, 2, 11, 9, 8, 12, 9], [0, 0, 0, 0, 0, 2, 2]), ([1, 2, 13, 9, 8, 14, 9], [0, 0, 1, 1, 0, 2, 2]),
+                ([3, 17, 9, 8, 18, 9], [0, 1, 1, 0, 0, 0]),
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_imitated_by_hand(flags, expected):
+    s = train.parse(["--attempts", "2", "--learn", *flags.split()])
+    assert train.examples(s, TASK, hand_made(), random.Random(0)) == expected
+
+
+def test_pairs_by_hand():
+    """Each wrong first answer with any right one to the same problem, of either turn; D⁺ pairs a right one with another."""
+    s, plus = (train.parse(["--attempts", "2", "--learn", "pairs", *more]) for more in ([], ["--keep_right"]))
+    seen = {str(x) for seed in range(40) for x in train.examples(s, TASK, hand_made(), random.Random(seed))}
+    rights = ([12, 9], [13, 9], [14, 9])
+    wrong = {str(([1, 2, 11, 9, 8, *y], [0, 0, 0, 0, 0, 2, 2])) for y in rights} | {str(([3, 15, 15, 8, 17, 9], [0, 0, 0, 0, 2, 2]))}
+    assert seen == wrong
+    seen = {str(x) for seed in range(40) for x in train.examples(plus, TASK, hand_made(), random.Random(seed))}
+    # 17 is the only right answer to its problem: no other to pair it with
+    assert seen == wrong | {str(([1, 2, 13, 9, 8, *y], [0, 0, 0, 0, 0, 2, 2])) for y in rights if y != [13, 9]}
+
+
+@pytest.fixture
+def able(tmp_path, monkeypatch):
+    """A base model that gets some answers right: four problems, learnt by heart; fine-tuning can begin with nothing less."""
+    few = [TASK.read(text) for text in ("?+7-2+5=16", "?+1-2+5=16", "?+3+2-5=16", "?+7-2+5=36")]
+    monkeypatch.setattr(TASK, "problems", lambda split, n, rng=None: [(rng or random.Random(0)).choice(few) for _ in range(n)])
+    flags = "--threads 1 --n_layer 1 --n_embd 32 --base_steps 120 --base_batch 16 --base_until 1".split()
+    return train.train_base(train.parse(flags), TASK, tmp_path)
+
+
+@pytest.mark.parametrize("learn", ["star --keep_right", "pairs", "rest-em"])
+def test_fine_tuning_resumes_to_the_bit(able, tmp_path, learn):
+    """Killed in its second round: what was collected is drawn again, from the same model."""
+    s = train.parse([*TINY, "--stage2_from", "base", "--learn", *learn.split(), "--stage2_steps", "9", "--attempts", "8"])
+    runs, step = [], train.supervised_step
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            if name == "cut":
+                left = [1] * 5
+                patch.setattr(train, "supervised_step", lambda *args: left.pop() and step(*args))
+                with pytest.raises(IndexError):
+                    train.train_sft(s, TASK, "stage2", copy.deepcopy(able), able, tmp_path / name)
+        runs.append(train.train_sft(s, TASK, "stage2", copy.deepcopy(able), able, tmp_path / name).state_dict())
+    assert same_weights(*runs) and not same_weights(runs[0], able.state_dict())
+    logs = [[json.loads(x) for x in (tmp_path / name / "stage2.jsonl").read_text().splitlines()] for name in ("whole", "cut")]
+    keep = [[(x["loss"], x["examples"], x["round"]) for x in log] for log in logs]
+    assert keep[0] == keep[1] and len(keep[0]) >= 6
+    if s.learn == "pairs":  # one epoch: as many dialogues as there are examples
+        assert (len(keep[0]) == 9) or (len(keep[0]) - 1) * 32 < keep[0][0][1] <= len(keep[0]) * 32
+    else:
+        assert [x[2] for x in keep[0]] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_a_third_attempt_is_paid_for_itself_alone(whole):
+    """--turns 3: with r1 = r2 = 0 and r3 drawn, the gradient is REINFORCE on the third answers, and nothing else."""
+    s = train.parse([*TINY, "--turns", "3", "--baseline", "none", "--beta1", "0", "--offline", "0", "--alpha", "2"])
+    base, _ = train.load_policy(whole / "stage0.pt")
+    batch = train.make_rollouts(s, TASK, base, base, 2, 0)
+    assert len(batch.parts) == 2 and batch.rewards.shape == batch.finished.shape == (8, 3)
+    batch.rewards = torch.stack([torch.zeros(8), torch.zeros(8), torch.arange(8.0) % 2], dim=1)
+    policy, _ = train.load_policy(whole / "stage0.pt")
+    log = train.policy_step(s, policy, base, 2, batch, s.alpha, s.beta1)
+    assert (log["r3"], log["r2"]) == (0.5, 0)
+    last = batch.parts[1]
+    logp, _, _ = train.score.answer_stats(base.requires_grad_(True), None, last.ids, last.turn)
+    third = (last.turn[:, 1:] == 3).float()
+    assert (third.sum(1) > 0).all() and not (last.turn == 1).any()
+    exact = torch.autograd.grad(-(3 * batch.rewards[:, 2] * (logp * third).sum(1)).mean(), list(base.parameters()))
+    for a, p in zip(exact, policy.parameters()):
+        torch.testing.assert_close(a, p.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_annealing_goes_from_strict_to_weak(whole, tmp_path, monkeypatch):
+    """β on the first attempt falls from β2 to β1 in equal steps while α rises from 0; the loss takes both."""
+    seen, step = [], train.policy_step
+    monkeypatch.setattr(train, "policy_step", lambda *args: seen.append(args[-2:]) or step(*args))
+    stage1 = train.score.stage1_loss
+    monkeypatch.setattr(train.score, "stage1_loss", lambda *args: seen.append(args[-3:-1]) or stage1(*args))
+    s = train.parse([*TINY, "--anneal", "--stage2_from", "base", "--stage2_steps", "4", "--alpha", "2", "--beta1", "0.01", "--beta2", "0.25"])
+    base, _ = train.load_policy(whole / "stage0.pt")
+    train.train_rl(s, TASK, 2, "stage2", train.load_policy(whole / "stage0.pt")[0], base, tmp_path)
+    assert seen[::2] == [(0.0, 0.25), (0.5, pytest.approx(0.19)), (1.0, pytest.approx(0.13)), (1.5, pytest.approx(0.07))]
+    assert [x[1] for x in seen[1::2]] == [x[1] for x in seen[::2]]
 
 
 def test_single_turn_leaves_the_second_answer_alone(whole):
