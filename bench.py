@@ -71,7 +71,7 @@ def transformers_two_turns(theirs, prompts, task, K, max_new):
 
 def bench_rollouts(s, task, model, rate):
     """Tokens a second of both turns, no answer ending early, so that everybody makes the same tokens."""
-    prompts = [task.encode(p.prompt) for p in task.problems("train", 4 * s.problems, random.Random(0))]
+    prompts = [task.ask(p.prompt) for p in task.problems("train", 4 * s.problems, random.Random(0))]
     width = max(set(map(len, prompts)), key=[len(p) for p in prompts].count)
     prompts = [p for p in prompts if len(p) == width]
     prompts = (prompts * 9)[: s.problems]
@@ -140,9 +140,9 @@ def bench_trl(s, task, model, ours, tokens, N):
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="w0", eos_token="w1", unk_token="w0")
     problems = task.problems("train", s.problems, random.Random(0))
-    rows = [{"prompt": " ".join(f"w{i}" for i in task.encode(p.prompt))} for p in problems]
+    rows = [{"prompt": " ".join(f"w{i}" for i in task.ask(p.prompt))} for p in problems]
     steps, stamps = 4, []
-    new = (tokens - sum(len(task.encode(p.prompt)) for p in problems) * s.attempts) // N  # both turns' tokens in one
+    new = (tokens - sum(len(task.ask(p.prompt)) for p in problems) * s.attempts) // N  # both turns' tokens in one
 
     def reward(completions, **_):
         stamps.append(time.perf_counter())

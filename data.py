@@ -74,11 +74,12 @@ class Task:
     problems: Callable[[str, int, random.Random | None], list[Problem]]  # (split, n, rng) -> n problems
     dialogue: Callable[[Problem, random.Random], tuple[str, str]]  # two answers of the stage 0 corpus
     read: Callable[[str], Problem]  # a problem as a person types it; raises DataError
+    ask: Callable[[str], list[int]]  # a prompt -> x1, with the words of a chat template around it
     encode: Callable[[str], list[int]]
     decode: Callable[[list[int]], str]
-    instruction: list[int]  # p1, as ids
+    instruction: list[int]  # p1, as ids, with the template's words between two turns
     eos: int
-    vocab: int
+    vocab: int  # ids from here on are padding of the embedding, and never drawn
     max_new: int  # longest answer in tokens, EOS included
     pairs: bool = False  # dialogues of two answers are all that the base model knows: rollout.sample_pairs
 
@@ -471,6 +472,7 @@ def embedded_task(problems, dialogue, read, max_new: int) -> Task:
         problems=problems,
         dialogue=dialogue,
         read=read,
+        ask=tokenizer.encode_ordinary,
         encode=tokenizer.encode_ordinary,  # text that looks like a special token stays text
         decode=tokenizer.decode,
         instruction=[tokenizer.encode_single_token(INSTRUCTION)],
@@ -486,6 +488,61 @@ TASKS = {
     "false-position": embedded_task(position_problems, position_dialogue, read_position, 2 * STEPS + 5),
     "code": embedded_task(code_problems, code_dialogue, read_code, 4 * STEPS + 5),  # x+n, a sign and a number a step, #, then as above
 }
+
+
+REAL = ("math", "gsm8k", "mbpp", "humaneval")  # published problems, for a Hugging Face model
+
+
+def load_problems(name: str, path, split: str = "train") -> list[Problem]:
+    """The problems of a file of MATH, GSM8K, MBPP (of one split, by task_id) or HumanEval."""
+    if name == "mbpp":
+        return load_mbpp(path, split)
+    return {"math": load_math, "gsm8k": load_gsm8k, "humaneval": load_humaneval}[name](path)
+
+
+def real_task(name: str, folder, path, eval_path="", max_new: int = 512) -> Task:
+    """Published problems as a Task for the model of a Hugging Face folder: its tokenizer, its chat template.
+
+    path: what to train on. eval_path: what to evaluate on; without it the problems of `path` are split as the embedded
+    ones are (`split_of`; MBPP by task_id, as published). No rng means the first n, in the file's order.
+    Raises DataError for files that cannot be used, and for a split without a problem.
+    """
+    tokenizer = load_tokenizer(folder)
+    turns = wrap_turns(folder, tokenizer, CODE_SECOND if name in ("mbpp", "humaneval") else MATH_SECOND)
+    splits = ("train", "val", "test")
+    if name == "mbpp":
+        have = {split: load_mbpp(path, split) for split in splits}
+    else:
+        read = load_problems(name, path)
+        have = {split: read if eval_path and split == "train" else [p for p in read if split_of(p.prompt) == split] for split in splits}
+    if eval_path:
+        have["val"] = have["test"] = load_problems(name, eval_path, "test")
+        known = {p.prompt for p in have["val"]}
+        have["train"] = [p for p in have["train"] if p.prompt not in known]
+    empty = [split for split in splits if not have[split]]
+    if empty:
+        raise DataError(f"{path}: too few problems, none is left for {empty[0]}; give a larger file, or --eval_data")
+
+    def problems(split, n, rng=None):
+        if rng is None:
+            return have[split][:n]
+        return rng.sample(have[split], n) if n <= len(have[split]) else rng.choices(have[split], k=n)
+
+    def refuse(*_):
+        raise DataError(f"{name}: only the embedded tasks have a stage 0 corpus and know the answer to a typed problem; give --model, --problems")
+
+    return Task(
+        problems=problems,
+        dialogue=refuse,
+        read=refuse,
+        ask=turns.encode,
+        encode=tokenizer.encode_ordinary,
+        decode=tokenizer.decode,
+        instruction=turns.instruction,
+        eos=turns.eos,
+        vocab=tokenizer.n_vocab,
+        max_new=max_new,
+    )
 
 
 # ------------------------------------------------------------------ tokenizers of Hugging Face folders

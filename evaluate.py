@@ -85,10 +85,10 @@ def evaluate(policy, task, problems, *, turns=2, temperature=0.0, seed=0, batch=
     dict of prompt, the answers' texts and whether each is right; none of it is shown to the model.
     """
     generator = torch.Generator(policy.wte.weight.device).manual_seed(seed)
-    sampling = dict(eos=task.eos, max_new=task.max_new, temperature=temperature, generator=generator)
+    sampling = dict(eos=task.eos, max_new=task.max_new, vocab=task.vocab, temperature=temperature, generator=generator)
     texts, finished = [[] for _ in range(turns)], []
     for at in range(0, len(problems), batch):
-        prompts, given = [task.encode(p.prompt) for p in problems[at : at + batch]], None
+        prompts, given = [task.ask(p.prompt) for p in problems[at : at + batch]], None
         if first_from is not None:
             drawn = rollout.sample(first_from, prompts, task.instruction, turns=1, **sampling)
             given = [a + [task.eos] * done for a, done in zip(drawn.answers(1), drawn.finished[:, 0].tolist())]
@@ -448,7 +448,7 @@ def votes(policy, task, problems, most: int, seed: int = 0) -> dict:
     right = {k: [0.0, 0.0] for k in counts}
     for at in range(0, len(problems), 16):
         some = problems[at : at + 16]
-        drawn = rollout.sample(policy, [task.encode(p.prompt) for p in some], task.instruction, task.eos, K=2 * most, **sampling)
+        drawn = rollout.sample(policy, [task.ask(p.prompt) for p in some], task.instruction, task.eos, K=2 * most, **sampling)
         turns = [[task.decode(ids) for ids in drawn.answers(i)] for i in (1, 2)]
         for i, problem in enumerate(some):
             first, second = (turn[i * 2 * most : (i + 1) * 2 * most] for turn in turns)
@@ -659,13 +659,16 @@ def main(argv=None) -> None:
         rows = {}
         for path in paths[-1:] if args.ask else paths:
             policy, state = train.load_policy(path)
-            task = data.TASKS[state["settings"]["task"]]
+            task = train.task_of(state["settings"])
             if args.ask:
                 dialogue = ask(policy, task, args.ask)
                 for i, (text, right) in enumerate(zip(dialogue["answers"], dialogue["right"]), 1):
                     print(f"answer {i}   {text}   ({'right' if right else 'wrong'})")
                 return
-            problems = read_problems(args.problems, task) if args.problems else task.problems(args.split, args.eval_problems)
+            if args.problems and state["settings"].get("model"):
+                problems = data.load_problems(state["settings"]["task"], args.problems, "test")
+            else:
+                problems = read_problems(args.problems, task) if args.problems else task.problems(args.split, args.eval_problems)
             m, _ = evaluate(policy, task, problems, turns=args.turns, temperature=args.temperature, seed=args.seed)
             print(("" if rows else HEADER + "\n") + row(path.stem, m), flush=True)
             if args.turns > 2:

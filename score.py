@@ -35,12 +35,12 @@ from torch.utils.checkpoint import checkpoint
 # ------------------------------------------------------------------ what the policy thinks of its tokens
 
 
-def answer_stats(policy, reference, ids, turn, temperature=1.0, chunk=8192):
+def answer_stats(policy, reference, ids, turn, temperature=1.0, chunk=8192, vocab=None):
     """log π, KL to the reference and entropy at every token of an answer.
 
     ids, turn (B, T): the dialogues and their mask (0 prompt, instruction, padding; i answer i).
     reference: a frozen model, or None where no KL is wanted. temperature: the sampler's own, so
-    that log π is that of the distribution which was sampled.
+    that log π is that of the distribution which was sampled. vocab: ids from here on cannot be drawn, and have no mass.
     Returns logp, kl, entropy, each (B, T-1): column t is about the token ids[:, t + 1], which
     position t predicts; 0 where turn[:, t + 1] is 0. Nats. kl is Σ_v π(v)·log(π(v)/π_ref(v)), over
     the whole vocabulary. Logits exist for `chunk` tokens at a time and are recomputed in the
@@ -53,12 +53,12 @@ def answer_stats(policy, reference, ids, turn, temperature=1.0, chunk=8192):
         h_ref = h if reference is None else reference.hidden(ids[:, :-1])[where]  # (n, C)
 
     def stats(h, h_ref, target):
-        logp = torch.log_softmax(_wide(policy.lm_head(h)) / temperature, dim=-1)  # (n, V)
+        logp = torch.log_softmax(_wide(policy.lm_head(h)[:, :vocab]) / temperature, dim=-1)  # (n, V)
         entropy = -(logp.detach().exp() * logp.detach()).sum(-1)  # (n,)
         kl = torch.zeros_like(entropy)
         if reference is not None:
             with torch.no_grad():
-                ref = torch.log_softmax(_wide(reference.lm_head(h_ref)) / temperature, dim=-1)
+                ref = torch.log_softmax(_wide(reference.lm_head(h_ref)[:, :vocab]) / temperature, dim=-1)
             kl = (logp.exp() * (logp - ref)).sum(-1)  # (n,)
         return logp.gather(-1, target[:, None])[:, 0], kl, entropy
 

@@ -3,6 +3,7 @@
     python train.py --stage 1                     base model and Stage I, on a laptop
     python train.py --stage 2                     goes on to Stage II in the same run folder
     torchrun --nproc_per_node 2 train.py …        the same over several processes
+    … --model FOLDER --task math --data FILE      with Hugging Face weights and published problems
 
 A stage whose predecessor is missing in the run folder makes it first. Every stage can be killed at
 any moment: the same command goes on from the last checkpoint and ends with the same weights to the
@@ -45,7 +46,7 @@ import evaluate
 import rollout
 import score
 import verify
-from model import GPT, GPTConfig
+from model import GPT, GPTConfig, WeightsError, save_hf
 
 
 # ------------------------------------------------------------------ settings
@@ -64,7 +65,11 @@ class Settings:
     stage: int = setting(1, "last stage to run: 0 base model, 1 Stage I, 2 Stage II; earlier ones are made if missing")
     folder: str = setting("runs/default", "run folder: checkpoints, one JSON line a step, tables")
     base: str = setting("", "stage 0 checkpoint to start from, instead of training one", "012")
-    task: str = setting("false-position", "the embedded task: " + ", ".join(data.TASKS), "012")
+    task: str = setting("false-position", "an embedded task: " + ", ".join(data.TASKS) + "; or with --model " + ", ".join(data.REAL), "012")
+    model: str = setting("", "Hugging Face folder: the base model, in place of stage 0; Stage I and II leave such folders, too", "012")
+    data: str = setting("", "with --model: JSON Lines file of problems to train on, as published", "012")
+    eval_data: str = setting("", "with --model: problems to evaluate on; none: a twentieth of --data, kept out of training", "012")
+    max_new: int = setting(512, "with --model: longest answer in tokens", "012")
     seed: int = setting(0, "seed of every random number", "012")
     smoke: bool = setting(False, "every step once with tiny numbers, in runs/smoke: does it work here?", "012")
     device: str = setting("auto", "auto: the GPU of this process if there is one, else the CPU; or cpu, cuda")
@@ -127,14 +132,14 @@ def parse(argv=None) -> Settings:
         parser.add_argument(f"--{f.name}", help=f"{f.metadata['help']} (default: {f.default})", **kind)
     args = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     s = Settings(**{**(SMOKE if args.get("smoke") else {}), **args})
-    choices = dict(stage=(0, 1, 2), task=tuple(data.TASKS), stage2_from=("stage1", "base"), keep=("best", "last"))
+    choices = dict(stage=(0, 1, 2), task=data.REAL if s.model else tuple(data.TASKS), stage2_from=("stage1", "base"), keep=("best", "last"))
     choices |= dict(split=("val", "test"), train_turns=(1, 2), device=("auto", "cpu", "cuda"))
     choices |= dict(baseline=("none", "problem", "siblings", "first"), learn=("reinforce", *ROUNDS))
     for name, allowed in choices.items():
         if getattr(s, name) not in allowed:
             parser.error(f"--{name} is {getattr(s, name)!r}, and must be one of {', '.join(map(str, allowed))}")
     positive = "base_steps base_batch problems attempts siblings temperature stage1_steps stage2_steps rounds"
-    for name in (positive + " micro_batch save_every eval_problems n_layer n_embd base_lr stage1_lr stage2_lr").split():
+    for name in (positive + " micro_batch save_every eval_problems max_new n_layer n_embd base_lr stage1_lr stage2_lr").split():
         if not getattr(s, name) > 0:
             parser.error(f"--{name} is {getattr(s, name)}, and must be above 0")
     for name in "beta1 beta2 kl_target alpha warmup threads eval_every".split():
@@ -147,6 +152,11 @@ def parse(argv=None) -> Settings:
         parser.error("--baseline siblings needs --siblings 2 or more")
     if s.turns < 2 or (s.turns > 2 and (s.siblings > 1 or s.learn != "reinforce")):
         parser.error(f"--turns is {s.turns}, and must be 2 or more; with --siblings or --learn {s.learn} exactly 2")
+    for name in ("data", "eval_data", "base"):
+        if getattr(s, name) and bool(s.model) == (name == "base"):
+            parser.error(f"--{name} {getattr(s, name)}: {'with' if s.model else 'without'} --model it means nothing; leave one of the two out")
+    if s.model and not s.data:
+        parser.error(f"--model {s.model} needs --data FILE, the problems to train on")
     if s.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device is cuda, and torch sees no GPU here; leave it at auto")
     if s.n_embd % 8:
@@ -356,7 +366,7 @@ def greedy_accuracy(s: Settings, task, model: GPT, step: int, n: int = 512) -> f
     that knows it all or nothing: so stage 0 ends at a level, not at a step.
     """
     problems = task.problems("train", n, random.Random(f"accuracy, {s.seed}, {step}"))[rank() :: world()]
-    prompts = [task.encode(p.prompt) for p in problems]
+    prompts = [task.ask(p.prompt) for p in problems]
     drawn = rollout.sample(model, prompts, task.instruction, task.eos, max_new=task.max_new, temperature=0.0, turns=1)
     right = torch.tensor(verify.rewards(problems, [task.decode(ids) for ids in drawn.answers(1)]))
     return summed((right * drawn.finished[:, 0].cpu()).sum()).item() / n
@@ -390,8 +400,8 @@ def make_rollouts(s: Settings, task, policy, base, stage: int, step: int) -> Bat
     problems = task.problems("train", s.problems, random.Random(name))
     mine = range(rank(), s.problems, world())  # each process its own problems, and its own random numbers
     generator = torch.Generator(device(s)).manual_seed(random.Random(f"{name}, {rank()}").getrandbits(60))
-    prompts = [task.encode(problems[i].prompt) for i in mine]
-    sampling = dict(eos=task.eos, max_new=task.max_new, temperature=s.temperature, generator=generator)
+    prompts = [task.ask(problems[i].prompt) for i in mine]
+    sampling = dict(eos=task.eos, max_new=task.max_new, vocab=task.vocab, temperature=s.temperature, generator=generator)
     # Offline first attempts: the base model's, for a share of the problems. They are part of the
     # prompt of y2, and keep wrong first answers coming when the policy's own have become rare.
     offline = [stage == 2 and i < round(s.offline * s.problems) for i in mine]
@@ -419,10 +429,10 @@ def make_rollouts(s: Settings, task, policy, base, stage: int, step: int) -> Bat
     return Batch(parts, rewards, finished, same, online)
 
 
-def policy_step(s: Settings, policy, base, stage: int, batch: Batch, alpha: float, beta2: float) -> dict:
+def policy_step(s: Settings, policy, base, stage: int, batch: Batch, alpha: float, beta2: float, vocab=None) -> dict:
     """The gradient of one batch, left in .grad and summed over processes; returns what to log.
 
-    alpha: 0 in Stage I, which knows no bonus. beta2: of the first attempt, β1 in Stage II."""
+    alpha: 0 in Stage I, which knows no bonus. beta2: of the first attempt, β1 in Stage II. vocab: the ids that can be drawn."""
     r, (N, turns) = batch.rewards, batch.rewards.shape
     shape = (N // (s.attempts * s.siblings), s.attempts, s.siblings)
     returns = score.stage1_returns(r, s.gamma) if stage == 1 else score.stage2_returns(r, alpha, s.gamma)
@@ -435,7 +445,7 @@ def policy_step(s: Settings, policy, base, stage: int, batch: Batch, alpha: floa
     for part, rows in itertools.product(range(len(batch.parts)), torch.arange(N).split(s.micro_batch)):
         drawn, t = batch.parts[part], labels[part][rows]
         ids = drawn.ids[rows]
-        logp, kl, entropy = score.answer_stats(policy, base, ids, t, s.temperature)
+        logp, kl, entropy = score.answer_stats(policy, base, ids, t, s.temperature, vocab=vocab)
         if stage == 1 or s.anneal:  # annealing is Stage I's loss, whose β2 falls, with Stage II's returns
             loss = score.stage1_loss(logp, kl, t, A_there[rows], s.beta1, beta2, count.tolist())
         else:
@@ -523,7 +533,7 @@ def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, f
         first_beta, alpha = (beta2["value"], 0.0) if stage == 1 else (s.beta1, s.alpha)
         if s.anneal and stage == 2:
             first_beta, alpha = s.beta2 + (s.beta1 - s.beta2) * step / steps, s.alpha * step / steps
-        log = policy_step(s, policy, base, stage, batch, alpha, first_beta)
+        log = policy_step(s, policy, base, stage, batch, alpha, first_beta, task.vocab)
         log["grad_norm"] = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0).item()
         optimizer.param_groups[0]["lr"] = lr * rate(s, step, steps)
         optimizer.step()
@@ -748,7 +758,7 @@ def plan(s: Settings) -> list[tuple[int, str]]:
 def run(s: Settings) -> None:
     """Makes what the plan lists and the run folder lacks, and prints the tables."""
     torch.set_num_threads(s.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-    folder, task = Path(s.folder), data.TASKS[s.task]
+    folder, task = Path(s.folder), task_of(dataclasses.asdict(s))
     folder.mkdir(parents=True, exist_ok=True)
     if rank() == 0:
         if s.folder == SMOKE["folder"]:  # a smoke run starts from nothing, every time
@@ -763,35 +773,50 @@ def run(s: Settings) -> None:
     policy = base = None
     rows = []
     for stage, name in stages:
-        path = folder / f"{name}.pt"
-        if stage == 0 and s.base:
-            path = Path(s.base)
-            policy, state = load_policy(path)
-            policy.to(device(s))
-            if state["settings"]["task"] != s.task:
-                raise UserError(f"{path}: a model of the task {state['settings']['task']}, and you ask for {s.task}")
-        elif path.exists():
-            policy, state = load_policy(path)
-            policy.to(device(s))
-            check_settings(state, s, stage, path)
-            say(f"{name}: already there")
-        else:
-            if stage == 0:
-                policy = train_base(s, task, folder)
-            elif stage == 2 and s.learn != "reinforce":
-                policy = train_sft(s, task, name, policy, base, folder)
-            else:
-                policy = train_rl(s, task, stage, name, policy, base, folder)
-            if rank() == 0:
-                save(final_state(s, stage, policy), path)
-        if rank() == 0:
-            (folder / f"{name}.partial.pt").unlink(missing_ok=True)
+        policy = make_stage(s, task, stage, name, policy, base, folder)
         if stage == 0:
             base = GPT(policy.config).to(device(s))
             base.load_state_dict(policy.state_dict())
+        elif s.model and rank() == 0 and not (folder / f"{name}-hf").exists():
+            save_hf(policy, folder / f"{name}-hf", s.model)
+            say(f"{name}: {folder}/{name}-hf is a folder like {s.model}, for transformers or vLLM")
         rows.append(report(s, task, folder, name, policy))
         if len(rows) > 1:
             say("\n" + evaluate.HEADER + "\n" + "\n".join(evaluate.row(*r) for r in rows) + "\n")
+
+
+def make_stage(s: Settings, task, stage: int, name: str, policy, base, folder: Path) -> GPT:
+    """The weights of a stage: given, found in the run folder, or made from `policy`, those of the stage before."""
+    path = folder / f"{name}.pt"
+    if stage == 0 and s.model:
+        return GPT.from_hf(s.model, torch.float32, device=device(s))  # a step of 1e-5 rounds away in bf16
+    if stage == 0 and s.base:
+        policy, state = load_policy(s.base)
+        if state["settings"]["task"] != s.task:
+            raise UserError(f"{s.base}: a model of the task {state['settings']['task']}, and you ask for {s.task}")
+    elif path.exists():
+        policy, state = load_policy(path)
+        check_settings(state, s, stage, path)
+        say(f"{name}: already there")
+    else:
+        if stage == 0:
+            policy = train_base(s, task, folder)
+        elif stage == 2 and s.learn != "reinforce":
+            policy = train_sft(s, task, name, policy, base, folder)
+        else:
+            policy = train_rl(s, task, stage, name, policy, base, folder)
+        if rank() == 0:
+            save(final_state(s, stage, policy), path)
+    if rank() == 0:
+        (folder / f"{name}.partial.pt").unlink(missing_ok=True)
+    return policy.to(device(s))
+
+
+def task_of(settings: dict) -> data.Task:
+    """The task that these settings, of today or of a checkpoint, ask for."""
+    if not settings.get("model"):
+        return data.TASKS[settings["task"]]
+    return data.real_task(*(settings[name] for name in ("task", "model", "data", "eval_data", "max_new")))
 
 
 def report(s: Settings, task, folder: Path, name: str, policy: GPT):
@@ -808,7 +833,8 @@ def report(s: Settings, task, folder: Path, name: str, policy: GPT):
     metrics = evaluate.Metrics(**kept["metrics"])
     say("\n" + evaluate.HEADER + "\n" + evaluate.row(name, metrics))
     for kind, d in kept["dialogues"].items():
-        say(f"  {kind:<10} {d['prompt']}  {'  →  '.join(d['answers'])}")
+        text = f"{d['prompt']}  {'  →  '.join(d['answers'])}"  # whole in the file
+        say(f"  {kind:<10} {text if len(text) < 400 else text[:200] + ' … ' + text[-200:]}")
     return name, metrics
 
 
@@ -821,7 +847,7 @@ def main(argv=None) -> None:
             torch.cuda.set_device(device(s))
     try:
         run(s)
-    except (UserError, data.DataError) as error:
+    except (UserError, data.DataError, WeightsError) as error:
         sys.exit(f"train.py: {error}")
     except OSError as error:
         sys.exit(f"train.py: {error.filename or 'file'}: {error.strerror}; mend that and give the same command again")
