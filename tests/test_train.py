@@ -247,6 +247,22 @@ def test_fine_tuning_resumes_to_the_bit(able, tmp_path, learn):
         assert [x[2] for x in keep[0]] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
+def test_each_round_begins_with_the_first_weights_and_collects_with_the_last(able, tmp_path, monkeypatch):
+    """STaR's rule. A new Adam, too: its first step moves every weight that has a gradient by the learning rate."""
+    s = train.parse([*TINY, "--stage2_from", "base", "--learn", "rest-em", "--stage2_steps", "6", "--attempts", "8", "--average", "0"])
+    before, collectors = [], []
+    step, collect = train.supervised_step, train.collect
+    monkeypatch.setattr(train, "supervised_step", lambda s, m, *args: before.append(copy.deepcopy(m.state_dict())) or step(s, m, *args))
+    monkeypatch.setattr(train, "collect", lambda s, task, m, *args: collectors.append(copy.deepcopy(m.state_dict())) or collect(s, task, m, *args))
+    train.train_sft(s, TASK, "stage2", copy.deepcopy(able), able, tmp_path)
+    start = able.state_dict()
+    assert len(before) == 6 and all(same_weights(before[i], start) for i in (0, 2, 4)) and not same_weights(before[1], start)
+    assert same_weights(collectors[0], start) and len(collectors) == 3
+    assert not same_weights(collectors[1], start) and not same_weights(collectors[1], collectors[2])
+    moved = torch.cat([(before[3][k] - start[k]).abs().flatten() for k in start])
+    assert moved[moved > 0].median().item() == pytest.approx(s.stage2_lr * train.rate(s, 0, 2), rel=0.02)
+
+
 def test_a_third_attempt_is_paid_for_itself_alone(whole):
     """--turns 3: with r1 = r2 = 0 and r3 drawn, the gradient is REINFORCE on the third answers, and nothing else."""
     s = train.parse([*TINY, "--turns", "3", "--baseline", "none", "--beta1", "0", "--offline", "0", "--alpha", "2"])
