@@ -1,6 +1,5 @@
-"""The arms beside REINFORCE: what each of them imitates, its rounds, and more attempts than two."""
+"""The arms beside REINFORCE: their rounds, and more attempts than two. What each imitates: test_train.py."""
 
-import dataclasses
 import random
 
 import pytest
@@ -29,75 +28,6 @@ def tiny(s, seed=0):
 
 def same_weights(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.values(), b.values(), strict=True))
-
-
-# ------------------------------------------------------------------ what is imitated
-
-# Two problems of three dialogues each: (first answer, is it right, second answer, is it right)
-DRAWN = [
-    [("1;-5", 0, "6;0", 1), ("6;0", 1, "6;0", 1), ("2;-4", 0, "2;-4", 0)],
-    [("8;0", 1, "9;1", 0), ("7;-1", 0, "7;-1", 0), ("4;-4", 0, "3;-5", 0)],
-]
-PROMPTS = ["?+5=11:", "?+1=9:"]
-
-
-def hand_made():
-    """DRAWN as a Batch, as the sampler would have it."""
-    rows, start, stop, rewards = [], [], [], []
-    for prompt, dialogues in zip(PROMPTS, DRAWN):
-        for first, r1, second, r2 in dialogues:
-            ids, turn = data.encode_dialogue(TASK, prompt, [first, second])
-            rows.append((ids, turn))
-            start.append([turn.index(i) for i in (1, 2)])
-            stop.append([len(turn) - turn[::-1].index(i) for i in (1, 2)])
-            rewards.append([float(r1), float(r2)])
-    ids, turn = (rollout.pad(x) for x in zip(*rows))
-    length, n = torch.tensor([len(ids) for ids, _ in rows]), len(rows)
-    ended = torch.ones(n, 2, dtype=torch.bool)
-    drawn = rollout.Rollouts(ids, turn, torch.zeros(ids.shape), length, torch.tensor(start), torch.tensor(stop), ended)
-    return train.Batch([drawn], torch.tensor(rewards), ended, torch.zeros(n, dtype=torch.bool), torch.ones(n, dtype=torch.bool))
-
-
-def imitated(flags, seed=0):
-    """What `examples` makes of DRAWN: (first answer, second answer, the turns that are trained) of every example."""
-    found = []
-    for ids, mask in train.examples(settings("--attempts", 3, *flags.split()), TASK, hand_made(), random.Random(seed)):
-        at = ids.index(TASK.instruction[0])
-        prompt = TASK.decode(ids).partition(":")[0] + ":"
-        first, second = ids[len(TASK.encode(prompt)) : at], ids[at + 1 :]
-        assert first[-1] == second[-1] == TASK.eos
-        whole = data.encode_dialogue(TASK, prompt, [TASK.decode(x[:-1]) for x in (first, second)])
-        trained = {*mask} - {0}
-        assert (ids, mask) == (whole[0], [i * (i in trained) for i in whole[1]])  # whole answers, EOS too, and nothing else
-        found.append((prompt, TASK.decode(first[:-1]), TASK.decode(second[:-1]), trained))
-    return found
-
-
-def test_star_imitates_the_corrections_that_were_drawn():
-    """D: wrong, then right; D⁺: also right, then right. Never an answer that is spoiled, never the first one."""
-    a, b = PROMPTS
-    assert imitated("--learn star") == [(a, "1;-5", "6;0", {2})]
-    assert imitated("--learn star --keep_right") == [(a, "1;-5", "6;0", {2}), (a, "6;0", "6;0", {2})]
-
-
-def test_rest_em_imitates_every_right_answer():
-    a, b = PROMPTS
-    assert imitated("--learn rest-em") == [(a, "1;-5", "6;0", {2}), (a, "6;0", "6;0", {1, 2}), (b, "8;0", "9;1", {1})]
-
-
-def test_pairs_take_a_right_answer_to_the_same_problem():
-    """To every wrong first answer (D), or to every one (D⁺); any right answer to the problem may be taken but itself."""
-    a, b = PROMPTS
-    wrong = [(a, "1;-5", "6;0", {2}), (a, "2;-4", "6;0", {2}), (b, "7;-1", "8;0", {2}), (b, "4;-4", "8;0", {2})]
-    assert imitated("--learn pairs") == wrong
-    # "8;0" is right and alone among the answers to its problem: there is no pair for it.
-    assert sorted(imitated("--learn pairs --keep_right"), key=str) == sorted([*wrong, (a, "6;0", "6;0", {2})], key=str)
-
-
-def test_pairs_draw_their_right_answer_at_random(monkeypatch):
-    monkeypatch.setitem(globals(), "DRAWN", [[("1;-5", 0, "6;0", 1), ("6,;0", 1, "6,,;0", 1), ("2;-4", 0, "2;-4", 0)], DRAWN[1]])
-    found = {second for seed in range(40) for _, first, second, _ in imitated("--learn pairs", seed) if first == "2;-4"}
-    assert found == {"6;0", "6,;0", "6,,;0"}
 
 
 # ------------------------------------------------------------------ rounds
@@ -148,17 +78,8 @@ def test_rounds_collect_with_the_last_model_and_begin_from_the_first(half_right,
     assert not same_weights(left.state_dict(), base.state_dict())
 
 
-def test_pairs_end_after_one_epoch(half_right, tmp_path):
-    s = settings("--learn", "pairs", "--stage2_steps", 8)
-    n = len(train.collect(s, TASK, tiny(s), tiny(s), range(8))[0])
-    train.train_sft(s, TASK, "stage2", tiny(s), tiny(s), tmp_path)
-    steps = len((tmp_path / "stage2.jsonl").read_text().splitlines())
-    assert 1 < steps == -(-n // (s.problems * s.attempts)) < 8
-
-
-@pytest.mark.parametrize("killed", [1, 2, 5])
-def test_fine_tuning_resumes_to_the_bit(half_right, monkeypatch, tmp_path, killed):
-    """Killed behind a checkpoint in the middle of a round (of two steps), at its end, in the last: the same weights."""
+def test_killed_between_two_rounds(half_right, monkeypatch, tmp_path, killed=2):
+    """Behind the last checkpoint of a round: the next one begins from the first weights all the same, and collects with the last."""
     s, folders = settings("--learn", "star"), [tmp_path / "whole", tmp_path / "killed"]
     for folder in folders:
         folder.mkdir()
@@ -183,7 +104,7 @@ def test_nothing_to_imitate_is_said(tmp_path):
         train.train_sft(s, TASK, "stage2", tiny(s), tiny(s), tmp_path)  # an untrained model is never right
 
 
-# ------------------------------------------------------------------ more attempts than two, one stage for two
+# ------------------------------------------------------------------ more attempts than two
 
 
 def drawn_in_three(s):
@@ -233,16 +154,3 @@ def test_gradient_of_three_turns(stage):
     loss.backward()
     for a, p in zip(ours, policy.parameters(), strict=True):
         assert torch.allclose(a, p.grad, atol=1e-9) and (p.grad.abs().max() > 0 or p.numel() == 0)
-
-
-def test_annealing_goes_from_stage_one_to_stage_two(monkeypatch, tmp_path):
-    """One stage: β of the first attempt falls from β2 towards β1, α rises from 0; Stage II has β1 and α at every step."""
-    seen = []
-    step = train.policy_step
-    monkeypatch.setattr(train, "policy_step", lambda *args: seen.append(args[-2:]) or step(*args))
-    s = settings("--anneal", "--alpha", 6, "--beta1", 0.25, "--beta2", 1)
-    train.train_rl(s, TASK, 2, "stage2", tiny(s), tiny(s), tmp_path)
-    assert seen == [(pytest.approx(k), pytest.approx(1 - 0.125 * k)) for k in range(6)]
-    seen.clear()
-    train.train_rl(dataclasses.replace(s, anneal=False), TASK, 2, "other", tiny(s), tiny(s), tmp_path)
-    assert seen == [(6, 0.25)] * 6
