@@ -634,6 +634,39 @@ def figures(folder: Path, found: dict, seeds: int, split: str, n: int) -> dict:
 RATIOS = [round(0.05 * i, 2) for i in range(21)]  # lower edges of Fig. 4's bins
 
 
+def name_of(arm: str) -> str:
+    return ARMS[arm].title.strip("*")
+
+
+def mean_curve(ax, curves_: dict, arm: str, key: str, label: str, **style) -> None:
+    """One number over training, mean over seeds, as far as all of them have it."""
+    runs = [points for name, points in curves_.items() if name.rsplit("-", 1)[0] == arm]
+    runs = [[(p["step"], p[key]) for p in points if p[key] is not None] for points in runs]
+    length = min(map(len, runs), default=0)
+    if length:
+        mean = [sum(run[i][1] for run in runs) / len(runs) for i in range(length)]
+        ax.plot([step for step, _ in runs[0][:length]], mean, label=label, **style)
+
+
+def draw_attempts(ten, vote, data_: dict) -> None:
+    """Fig. 8 and Fig. 1, right, means over seeds."""
+    for arm, by_seed in data_["ten attempts"].items():
+        ten.plot(range(1, 11), [mean_ci(x)[0] for x in zip(*by_seed.values())], label=name_of(arm))
+    for arm, by_seed in data_["votes"].items():
+        ks = list(next(iter(by_seed.values())))
+        for which, label, style in ((0, "2K in parallel", "--"), (1, "K, each corrected", "-")):
+            means = [mean_ci([by_k[k][which] for by_k in by_seed.values()])[0] for k in ks]
+            vote.plot([2 * int(k) for k in ks], means, style, label=f"{name_of(arm)}: {label}")
+    vote.set_xscale("log", base=2)
+
+
+def draw_variance(ax, data_: dict) -> None:
+    """A bar a baseline and α; a log scale, since α = 10 has some hundred times the variance of α = 1."""
+    for i, (name, value) in enumerate(data_.get("gradient variance", {}).items()):
+        ax.barh(i, value, label=name)
+    ax.set(xscale="log", yticks=[])
+
+
 def draw(data_: dict, folder: Path) -> str:
     """The figures as PNG, if matplotlib is there; says what it did."""
     try:
@@ -649,58 +682,44 @@ def draw(data_: dict, folder: Path) -> str:
             ax.set(title=title, xlabel=x, ylabel=y)
         draw_on(*axes[0])
         for ax in axes[0]:
-            ax.legend(fontsize=7)
+            if ax.get_legend_handles_labels()[0]:
+                ax.legend(fontsize=7)
         figure.tight_layout()
         figure.savefig(folder / f"{name}.png", dpi=110)
         plt.close(figure)
 
-    def mean_curve(ax, arm, key, label, **kw):
-        runs = [points for name, points in data_["training"].items() if name.rsplit("-", 1)[0] == arm]
-        runs = [[(p["step"], p[key]) for p in points if p[key] is not None] for points in runs]
-        length = min(map(len, runs), default=0)
-        if length:
-            mean = [sum(run[i][1] for run in runs) / len(runs) for i in range(length)]
-            ax.plot([step for step, _ in runs[0][:length]], mean, label=label, **kw)
-
     def training(accuracy, changed):
         for arm, color in (("naive", "C1"), ("score", "C0")):
             for key, style in (("t1", "--"), ("t2", "-")):
-                mean_curve(accuracy, arm, key, f"{ARMS[arm].title.strip('*')}, {key}", color=color, linestyle=style)
-            mean_curve(changed, arm, "changed", ARMS[arm].title.strip("*"), color=color)
-
-    steps = "updates"
-    save("training", training, ("Fig. 6", steps, "accuracy, %"), ("second answer differs from the first", steps, "%"))
+                mean_curve(accuracy, data_["training"], arm, key, f"{name_of(arm)}, {key}", color=color, linestyle=style)
+            mean_curve(changed, data_["training"], arm, "changed", name_of(arm), color=color)
 
     def repairs(*axes):
         for ax, arm in zip(axes, ("pairs-d", "score")):
-            mean_curve(ax, arm, "repairs", "on the base's first answers")
-            mean_curve(ax, arm, "t2", "on its own")
+            mean_curve(ax, data_["training"], arm, "repairs", "on the base's first answers")
+            mean_curve(ax, data_["training"], arm, "t2", "on its own")
 
-    panels = (("Fig. 5: Pair-SFT", steps, "Accuracy@t2, %"), ("SCoRe", steps, "Accuracy@t2, %"))
-    save("repairs", repairs, *panels)
-    save("gamma", lambda ax: [mean_curve(ax, a, k, f"{ARMS[a].title.strip('*')}, {k}") for a in ("score", "gamma") for k in ("t1", "t2")],
-         ("Fig. 9: γ above 0", steps, "accuracy, %"))  # fmt: skip
+    def gamma(ax):
+        for arm, color in (("gamma", "C1"), ("score", "C0")):
+            for key, style in (("t1", "--"), ("t2", "-")):
+                mean_curve(ax, data_["training"], arm, key, f"{name_of(arm)}, {key}", color=color, linestyle=style)
 
-    def ratios(ax):
-        for arm, counts in data_["edit ratios"].items():
-            if arm in TABLES["main"]:
-                ax.plot(RATIOS, [100 * c / max(sum(counts), 1) for c in counts], label=ARMS[arm].title.strip("*"))
+    def edits(ax):
+        for arm in TABLES["main"]:
+            counts = data_["edit ratios"].get(arm, [])
+            if counts:
+                ax.plot(RATIOS, [100 * c / max(sum(counts), 1) for c in counts], label=name_of(arm))
         ax.set_yscale("log")
 
-    save("edits", ratios, ("Fig. 4", "edit distance over both lengths", "% of answers"))
-
-    def attempts(ten, vote):
-        for arm, by_seed in data_["ten attempts"].items():
-            ten.plot(range(1, 11), [mean_ci(x)[0] for x in zip(*by_seed.values())], label=ARMS[arm].title.strip("*"))
-        for arm, by_seed in data_["votes"].items():
-            ks = list(next(iter(by_seed.values())))
-            for which, label, style in ((0, "2K in parallel", "--"), (1, "K, each corrected", "-")):
-                means = [mean_ci([by_k[k][which] for by_k in by_seed.values()])[0] for k in ks]
-                vote.plot([2 * int(k) for k in ks], means, style, label=f"{ARMS[arm].title.strip('*')}: {label}")
-        vote.set_xscale("log", base=2)
-
-    save("attempts", attempts, ("Fig. 8", "attempt", "accuracy, %"), ("Fig. 1, right", "answers drawn", "vote's accuracy, %"))
-    return "figures drawn: training, repairs, gamma, edits, attempts (.png)"
+    steps, accuracy = "updates", "accuracy, %"
+    save("training", training, ("Fig. 6", steps, accuracy), ("second answer differs from the first", steps, "%"))
+    save("repairs", repairs, ("Fig. 5: Pair-SFT", steps, "Accuracy@t2, %"), ("SCoRe", steps, "Accuracy@t2, %"))
+    save("gamma", gamma, ("Fig. 9: γ above 0", steps, accuracy))
+    save("edits", edits, ("Fig. 4", "edit distance over both lengths", "% of answers"))
+    panels = ("Fig. 8", "attempt", accuracy), ("Fig. 1, right", "answers drawn", "vote's accuracy, %")
+    save("attempts", lambda ten, vote: draw_attempts(ten, vote, data_), *panels)
+    save("variance", lambda ax: draw_variance(ax, data_), ("variance of the second turn's gradient", "trace of the covariance", ""))
+    return "figures drawn: training, repairs, gamma, edits, attempts, variance (.png)"
 
 
 def reproduce(folder: Path, results: Path, arms: list[str], *, seeds: int, others: int, workers: int, quick: bool, run: bool, n: int):
@@ -737,9 +756,8 @@ def tables_of(found: dict, figures_: dict) -> dict[str, str]:
     return tables | {"turns": turns_table(figures_["ten attempts"]), "claims": claims(found, figures_["votes"])}
 
 
-def main(argv=None) -> None:
-    import train  # it imports this module; here it only lends the reading of checkpoints
-
+def flags(argv) -> argparse.Namespace:
+    """The command line; a value that makes no sense ends the program with one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", default="runs/default", help="run folder; all its stages are evaluated, or its last one asked")
     parser.add_argument("--checkpoint", nargs="*", default=[], help="checkpoints to evaluate instead")
@@ -762,12 +780,19 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     if args.turns < 2 or args.eval_problems < 1 or args.temperature < 0 or not 1 <= args.seeds <= 10 or min(args.other_seeds, args.workers) < 1:
         parser.error("--turns must be 2 or more, --temperature 0 or more, --seeds 1 to 10, --eval_problems, --workers, --other_seeds 1 or more")
+    unknown = [arm for arm in args.arms.split(",") if arm not in ARMS]
+    if unknown:
+        parser.error(f"--arms: {unknown[0]!r} is none of {', '.join(ARMS)}")
+    return args
+
+
+def main(argv=None) -> None:
+    import train  # it imports this module; here it only lends the reading of checkpoints
+
+    args = flags(argv)
     try:
         if args.reproduce:
             arms = args.arms.split(",")
-            unknown = [arm for arm in arms if arm not in ARMS]
-            if unknown:
-                parser.error(f"--arms: {unknown[0]!r} is none of {', '.join(ARMS)}")
             results = Path(args.results or (args.reproduce if args.quick else "results"))
             torch.set_num_threads(1)
             reproduce(Path(args.reproduce), results, arms, seeds=1 if args.quick else args.seeds, others=args.other_seeds, workers=args.workers,

@@ -358,6 +358,24 @@ def test_tables_and_figures_of_what_is_there(tmp_path, monkeypatch):
     assert len(figures["gradient variance"]) == 8
 
 
+def test_figures_are_drawn(tmp_path):
+    """Every PNG, from data of two seeds of unequal length, and from none at all."""
+    pytest.importorskip("matplotlib", reason="matplotlib draws the figures; their data does not need it")
+    point = {"t1": 1.0, "t2": 2.0, "changed": 3.0, "repairs": None}
+    seeds = {f"{arm}-{seed}": [point | {"step": 50 * i} for i in range(3 - seed)] for arm in ("score", "naive") for seed in (0, 1)}
+    full = {
+        "training": seeds, "edit ratios": {"base": [3] + [0] * 20}, "ten attempts": {"base": {"0": [80.0] * 10, "1": [81.0] * 10}},
+        "votes": {"score": {"0": {"1": [1.0, 2.0], "16": [2.0, 3.0]}}}, "gradient variance": {"none, α = 1": 2.0, "first, α = 1": 1.0},
+    }  # fmt: skip
+    empty = {"training": {}, "edit ratios": {}, "ten attempts": {}, "votes": {}}
+    for name, data_ in (("full", full), ("empty", empty)):
+        folder = tmp_path / name
+        folder.mkdir()
+        said = evaluate.draw(data_, folder)
+        drawn = {p.stem for p in folder.glob("*.png") if p.read_bytes()[:4] == b"\x89PNG"}
+        assert drawn == {"training", "repairs", "gamma", "edits", "attempts", "variance"} and all(name in said for name in drawn)
+
+
 def stale(text, kept, figures):
     """The tables between marks that do not say what the JSON says."""
     tables = evaluate.tables_of(kept["arms"], figures)
