@@ -12,10 +12,10 @@ Accuracy@t2 = Accuracy@t1 + Δ^{i→c} − Δ^{c→i} holds to the last digit.
 
 import argparse
 import dataclasses
+import fcntl
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -201,7 +201,7 @@ TABLES = {
     ),  # Table 4, and more
     "beyond": ("score", "anneal", "three", "four"),
 }  # fmt: skip
-FIVE_SEEDS = ("base", "star-d+", "pairs-d", "naive", "score")  # the others have three
+MAIN = ("base", "star-d+", "pairs-d", "naive", "score")  # these have more seeds than the others
 
 
 @dataclass
@@ -215,7 +215,7 @@ class Job:
     steps: int  # of the stages that it makes itself, for the time that is left
 
 
-def jobs(folder: Path, arms: list[str], seeds: int, quick: bool) -> list[Job]:
+def jobs(folder: Path, arms: list[str], seeds: int, quick: bool, others: int = 3) -> list[Job]:
     """All runs of a comparison, those first that others need; each arm of a seed shares its seed's base model."""
     import train
 
@@ -237,7 +237,8 @@ def jobs(folder: Path, arms: list[str], seeds: int, quick: bool) -> list[Job]:
                 add(f"{prefix}score", seed)
                 needs = first / "stage2.pt"
             flags = f"--stage 2 --task {task} --base {base}/stage0.pt --stage1_steps {one} --stage2_steps {two} {a.flags.format(**names)}"
-        words = f"{flags} --base_steps {s.base_steps} --seed {seed} --folder {at} --threads 1 --eval_every 50".split()
+        words = f"{flags} --base_steps {s.base_steps} --seed {seed} --folder {at} --threads 1".split()
+        words += f"--eval_every {10 if '--learn pairs' in flags else 50} --eval_problems {200 if quick else s.eval_problems}".split()
         made = train.parse(words)
         stages = train.plan(made)[0 if a.flags is None else 1 :]
         result = at / f"{'stage0' if a.flags is None else stages[-1][1]}.pt"
@@ -247,7 +248,7 @@ def jobs(folder: Path, arms: list[str], seeds: int, quick: bool) -> list[Job]:
 
     for seed in range(seeds):  # a whole seed before the next: an interruption leaves a comparison
         for arm in arms:
-            if seed < 3 or arm in FIVE_SEEDS:
+            if seed < others or arm in MAIN:
                 add(arm, seed)
     return list(found.values())
 
@@ -258,6 +259,7 @@ def run_jobs(todo: list[Job], workers: int) -> None:
     Interrupted, it lets every run write its checkpoint, and goes on from there the next time."""
     open_, running, done, began = [j for j in todo if not j.result.exists()], {}, 0, time.monotonic()
     print(f"{len(todo) - len(open_)} of {len(todo)} runs are done", flush=True)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like a Ctrl-C
     try:
         while open_ or running:
             for job in [j for j in open_ if j.needs is None or j.needs.exists()][: workers - len(running)]:
@@ -285,6 +287,7 @@ def run_jobs(todo: list[Job], workers: int) -> None:
             process.send_signal(signal.SIGINT)
         for _, process in running.values():
             process.wait()
+        signal.signal(signal.SIGTERM, before)
 
 
 def clock(seconds: float) -> str:
@@ -292,13 +295,23 @@ def clock(seconds: float) -> str:
 
 
 def start_job(job: Job) -> subprocess.Popen:
-    """Starts a run in a session of its own (a Ctrl-C reaches it through `run_jobs` alone), its output into its folder."""
-    job.result.parent.mkdir(parents=True, exist_ok=True)
+    """Starts a run in a session of its own (a Ctrl-C reaches it through `run_jobs` alone), its output into its folder.
+
+    The run holds a lock on that output for as long as it lives: where this program was killed and its
+    runs were not, the next call will not set a second writer on the same checkpoints. DataError there."""
+    import train
+
+    folder = job.result.parent
+    folder.mkdir(parents=True, exist_ok=True)
     if job.needs is not None and job.needs.name == "stage2.pt":  # the Stage I of `score` is this arm's, too
-        for old in job.needs.parent.glob("stage1.*"):
-            if not (job.result.parent / old.name).exists():
-                shutil.copy(old, job.result.parent)
-    with open(job.result.parent / "output.txt", "a") as log:
+        for old in sorted(job.needs.parent.glob("stage1.*")):
+            if not (folder / old.name).exists():
+                train.write(folder / old.name, old.read_bytes())
+    with open(folder / "output.txt", "a") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise data.DataError(f"{folder}: a run from an earlier call still writes here; wait for it, or end it") from None
         return subprocess.Popen(job.command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
@@ -325,12 +338,21 @@ def edit_ratio(a: str, b: str) -> float:
     return row[-1] / max(len(a) + len(b), 1)
 
 
-def measure(path: Path, arm: Arm, split: str, n: int) -> dict:
-    """The metrics of a finished run, and the edit ratio of each dialogue; kept beside the checkpoint."""
+def beside(checkpoint: Path, name: str, make):
+    """What make() returns, kept as JSON beside the checkpoint for as long as that is not made anew."""
     import train
 
-    kept = path.with_name(f"{path.stem}.{split}{n}.turns{arm.turns}.measured")
-    if not kept.exists():
+    path = checkpoint.with_name(f"{checkpoint.stem}.{name}.measured")
+    if not path.exists() or path.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns:
+        train.write(path, json.dumps(make()).encode())
+    return json.loads(path.read_text())
+
+
+def measure(path: Path, arm: Arm, split: str, n: int) -> dict:
+    """What a finished run is: metrics; outcomes, a digit a problem, r1 + 2·r2; the edit ratio of each dialogue; its budget."""
+    import train
+
+    def make():
         policy, state = train.load_policy(path)
         task = data.TASKS[state["settings"]["task"]]
         turns = max(arm.turns, state["settings"].get("turns", 2))
@@ -339,39 +361,68 @@ def measure(path: Path, arm: Arm, split: str, n: int) -> dict:
         right, texts = ([[d[key][i] for d in dialogues] for i in pick] for key in ("right", "answers"))
         m = metrics(right, texts, torch.ones(n, 2, dtype=torch.bool))
         m.accuracy = [100 * sum(d["right"][i] for d in dialogues) / n for i in range(turns)]
-        ratios = [round(edit_ratio(*pair), 3) for pair in zip(*texts)]
-        train.write(kept, json.dumps({"metrics": dataclasses.asdict(m), "ratios": ratios}).encode())
-    return json.loads(kept.read_text())
+        found = {"metrics": dataclasses.asdict(m), "outcomes": "".join(str(a + 2 * b) for a, b in zip(*right))}
+        return found | {"ratios": [round(edit_ratio(*pair), 3) for pair in zip(*texts)], "budget": budget(path, state)}
+
+    return beside(path, f"{split}{n}-turns{arm.turns}", make)
 
 
-def gather(folder: Path, todo: list[Job], arms: list[str], seeds: int, split: str, n: int) -> dict:
+def budget(path: Path, state: dict) -> list[int]:
+    """[answers drawn for training, updates made] of the run that left this checkpoint, all its stages of RL or fine-tuning."""
+    import train
+
+    s, answers, updates = train.Settings(**state["settings"], stage=state["stage"]), 0, 0
+    for stage, name in train.plan(s)[1:]:
+        log = path.with_name(f"{name}.jsonl")
+        answers += (s.stage1_steps if stage == 1 else s.stage2_steps) * s.problems * s.attempts * s.siblings * s.turns
+        updates += len(log.read_text().splitlines()) if log.exists() else 0
+    return [answers, updates]
+
+
+def gather(folder: Path, todo: list[Job], arms: list[str], seeds: int, split: str, n: int, others: int = 3) -> dict:
     """arm -> seed -> what `measure` found, for the runs that are done."""
     results, found = {job.name: job.result for job in todo}, {}
     for arm in arms:
         run = arm.replace("self-refine", "base")
         for seed in range(seeds):
             path = results.get(f"{run}-{seed}")
-            if path is not None and path.exists() and (seed < 3 or arm in FIVE_SEEDS):
+            if path is not None and path.exists() and (seed < others or arm in MAIN):
                 found.setdefault(arm, {})[str(seed)] = measure(path, ARMS[arm], split, n)
     return found
 
 
+def paired(found: dict, arm: str, other: str, what: str) -> tuple[float, float, float]:
+    """How far `arm` is ahead of `other` in t1, t2 or delta: the mean, and two 95 % half-widths of it.
+
+    Each seed and each problem is compared with itself. The first half-width is over seeds (Student's t on
+    their means: would other seeds say the same?), the second over problems (on each one's mean over the
+    seeds: would other problems?). One seed has none of the first: nan."""
+    worth = {"t1": (0, 100, 0, 100), "t2": (0, 0, 100, 100), "delta": (0, -100, 100, 0)}[what]  # of outcomes 0, 1, 2, 3
+    seeds = sorted(found[arm].keys() & found[other].keys())
+    if not seeds:
+        return float("nan"), float("nan"), float("nan")
+    pairs = [zip(found[arm][seed]["outcomes"], found[other][seed]["outcomes"], strict=True) for seed in seeds]
+    gaps = torch.tensor([[worth[int(a)] - worth[int(b)] for a, b in pair] for pair in pairs], dtype=torch.float64)  # (seeds, n)
+    mean, over_seeds = mean_ci(gaps.mean(1).tolist())
+    return mean, over_seeds, 1.96 * (gaps.mean(0).std(correction=0) / gaps.shape[1] ** 0.5).item()
+
+
 def order(found: dict, arm: str, best: str, what: str) -> str:
-    """Whether SCoRe is ahead of an arm, as in the paper: paired over the seeds that both have."""
-    seeds = found[arm].keys() & found[best].keys()
-    gaps = [found[best][seed]["metrics"][what] - found[arm][seed]["metrics"][what] for seed in seeds]
-    if len(gaps) < 2:
+    """Whether SCoRe is ahead of an arm, as in the paper, by more than both half-widths of the paired test."""
+    mean, over_seeds, over_problems = paired(found, best, arm, what)
+    if not over_seeds == over_seeds:
         return "undecided"
-    mean, ci = mean_ci(gaps)
-    verdict = "found" if mean - ci > 0 else "not found" if mean + ci < 0 else "undecided"
-    return f"{verdict} ({mean:+.1f} ± {ci:.1f})"
+    clear = abs(mean) > max(over_seeds, over_problems)
+    verdict = "undecided" if not clear else "found" if mean > 0 else "not found"
+    return f"{verdict} ({mean:+.1f} ± {over_seeds:.1f}; ± {over_problems:.1f})"
 
 
 def table(found: dict, arms) -> str:
     """A table of the paper with ours and the paper's own rows, Markdown."""
     lines = [
-        "| arm | seeds | Acc@t1 | Acc@t2 | Δ(t1,t2) | Δ i→c | Δ c→i | changed | the paper: t1 / t2 / Δ / i→c / c→i | SCoRe's Δ above it? | SCoRe's Acc@t2 above it? |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| arm | seeds | answers drawn, updates | Acc@t1 | Acc@t2 | Δ(t1,t2) | Δ i→c | Δ c→i | changed | the paper: t1 / t2 / Δ / i→c / c→i "
+        "| SCoRe's Δ above it? (seeds; problems) | SCoRe's Acc@t2 above it? |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for arm in arms:
         if arm not in found:
@@ -379,11 +430,70 @@ def table(found: dict, arms) -> str:
         ms = [x["metrics"] for x in found[arm].values()]
         means = {f: mean_ci([m[f] for m in ms]) for f in ("t1", "t2", "delta", "fixed", "spoiled", "same")}
         cells = [f"{mean:.1f}" + (f" ± {ci:.1f}" if len(ms) > 1 else "") for mean, ci in list(means.values())[:5]]
+        answers, updates = (sum(x["budget"][i] for x in found[arm].values()) / len(ms) for i in (0, 1))
         best = "code-score" if ARMS[arm].task == "code" else "score"
-        beside = [order(found, arm, best, what) if arm != best and best in found else "" for what in ("delta", "t2")]
+        beside_it = [order(found, arm, best, what) if arm != best and best in found else "" for what in ("delta", "t2")]
         paper = " / ".join(f"{x:.1f}" for x in ARMS[arm].paper) or "no row"
-        row = [ARMS[arm].title, str(len(ms)), *cells, f"{100 - means['same'][0]:.0f} %", paper, *beside]
+        spent = f"{answers / 1000:.0f}k, {updates:.0f}" if answers else "none"
+        row = [ARMS[arm].title, str(len(ms)), spent, *cells, f"{100 - means['same'][0]:.0f} %", paper, *beside_it]
         lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def turns_table(ten: dict) -> str:
+    """More attempts than two: accuracy at each of the first four, and whether the third and fourth still gain.
+
+    ten: arm -> seed -> accuracy at each attempt, of figures.json; ± is over seeds."""
+    lines = ["| arm | seeds | Acc@t1 | Acc@t2 | Acc@t3 | Acc@t4 | Δ(t2,t3) | Δ(t3,t4) | Acc@t10 |", "|---|---|---|---|---|---|---|---|---|"]
+    for arm, by_seed in ten.items():
+        runs = list(by_seed.values())
+        values = [[a[i] for a in runs] for i in range(4)] + [[a[i + 1] - a[i] for a in runs] for i in (1, 2)] + [[a[9] for a in runs]]
+        cells = [f"{mean:.1f}" + (f" ± {ci:.1f}" if len(runs) > 1 else "") for mean, ci in map(mean_ci, values)]
+        lines.append("| " + " | ".join([ARMS[arm].title, str(len(runs)), *cells]) + " |")
+    return "\n".join(lines)
+
+
+def claims(found: dict, votes_of: dict) -> str:
+    """The paper's main claims, each with what these seeds say: holds, does not hold, or undecided where intervals touch."""
+    lines = ["| claim | here | |", "|---|---|---|"]
+
+    def say(claim, low, high, numbers):
+        """The claim is that a quantity is above 0; low, high: its interval."""
+        lines.append(f"| {claim} | {'holds' if low > 0 else 'does not hold' if high < 0 else 'undecided'} | {numbers} |")
+
+    def apart(claim, arm, what, sign=1):
+        """The claim is that SCoRe's mean is above the arm's, and the intervals over seeds apart."""
+        ours, theirs = (mean_ci([sign * x["metrics"][what] for x in found[a].values()]) for a in ("score", arm))
+        gap, reach = ours[0] - theirs[0], ours[1] + theirs[1]
+        shown = [(100 if what == "same" else 0) + m for m, _ in (ours, theirs)]  # sign is −1 for `same`
+        say(claim, gap - reach, gap + reach, f"{shown[0]:.1f} ± {ours[1]:.1f} against {shown[1]:.1f} ± {theirs[1]:.1f}")
+
+    if "base" in found:
+        mean, ci = mean_ci([x["metrics"]["delta"] for x in found["base"].values()])
+        verdict = "holds" if mean <= 0 else "does not hold" if mean - ci > 0 else "undecided"
+        lines.append(f"| base: Δ is not above 0 | {verdict} | {mean:+.1f} ± {ci:.1f} |")
+    if "score" in found:
+        for arm in ("star-d", "star-d+", "pairs-d", "pairs-d+"):
+            if arm in found:
+                apart(f"{ARMS[arm].title}: fewer changed answers than SCoRe", arm, "same", -1)
+                apart(f"{ARMS[arm].title}: Δ below SCoRe's", arm, "delta")
+        if "naive" in found:
+            apart("naive multi-turn RL: Δ below SCoRe's", "naive", "delta")
+        rivals = [a for a in found if ARMS[a].task == "false-position" and a != "score"]
+        gaps = {a: paired(found, "score", a, "t2") for a in rivals}
+        if gaps:
+            a, (mean, seeds, problems) = min(gaps.items(), key=lambda x: x[1][0])
+            say("SCoRe: the highest Accuracy@t2 of all arms", mean - max(seeds, problems), mean + max(seeds, problems),
+                f"the nearest, {ARMS[a].title}: {mean:+.1f} ± {seeds:.1f}")  # fmt: skip
+    for arm in ("no-stage1", "no-shaping"):
+        if arm in found and "score" in found:
+            what, (mean, ci, _) = max(((w, paired(found, "score", arm, w)) for w in ("delta", "t2")), key=lambda x: x[1][0])
+            n = len(found["score"].keys() & found[arm].keys())
+            error = ci / T975[n - 2] if n > 1 else float("nan")  # one standard error, not two: three seeds are few
+            say(f"{ARMS[arm].title}: lowers Δ or Accuracy@t2", mean - error, mean + error, f"{what} by {mean:.1f}, s.e. {error:.1f}")
+    for k in votes_of.get("score", {}).get("0", {}):
+        mean, ci = mean_ci([by_k[k][1] - by_k[k][0] for by_k in votes_of["score"].values()])
+        say(f"K + K votes beat 2K, K = {k}", mean - ci, mean + ci, f"{mean:+.1f} ± {ci:.1f}")
     return "\n".join(lines)
 
 
@@ -493,31 +603,69 @@ def gradient_variance(checkpoint: Path, base: Path, batches: int = 32) -> dict:
 
 
 def figures(folder: Path, found: dict, seeds: int, split: str, n: int) -> dict:
-    """The data of every figure for which the runs are there; the dearer ones from seed 0."""
+    """The data of every figure for which the runs are there. What takes long is kept beside its checkpoint."""
     import train
 
     data_ = {"training": curves(folder, ("score", "naive", "pairs-d", "gamma"), seeds), "split": split, "problems": n}
-    data_["edit ratios"] = {
-        arm: [sum(x["ratios"].count(r) for x in by_seed.values() for r in {*x["ratios"]} if lo <= r < lo + 0.05) for lo in RATIOS]
-        for arm, by_seed in found.items()
-        if (ARMS[arm].task, ARMS[arm].turns) == ("false-position", 2)
-    }
+    data_["edit ratios"] = {}
+    for arm, by_seed in found.items():
+        if (ARMS[arm].task, ARMS[arm].turns) == ("false-position", 2):
+            bins = Counter(min(int(r / 0.05 + 1e-9), len(RATIOS) - 1) for x in by_seed.values() for r in x["ratios"])
+            data_["edit ratios"][arm] = [bins[i] for i in range(len(RATIOS))]
     data_["ten attempts"], data_["votes"] = {}, {}
-    for arm in ("base", "score", "three"):
-        path = folder / f"{arm}-0" / ("stage0.pt" if arm == "base" else "stage2.pt")
-        if path.exists():
+    for arm in ("base", "score", "anneal", "three", "four"):
+        for seed in found.get(arm, {}):
+            path = folder / f"{arm}-{seed}" / ("stage0.pt" if arm == "base" else "stage2.pt")
             policy, state = train.load_policy(path)
             task = data.TASKS[state["settings"]["task"]]
             problems = task.problems(split, n)
-            data_["ten attempts"][arm] = evaluate(policy, task, problems, turns=10)[0].accuracy
-            data_["votes"][arm] = votes(policy, task, problems[: n // 4], 16)
+            ten = beside(path, f"{split}{n}-ten", lambda: evaluate(policy, task, problems, turns=10)[0].accuracy)
+            data_["ten attempts"].setdefault(arm, {})[seed] = ten
+            if arm in ("base", "score"):
+                some = problems[: n // 4]
+                voted = beside(path, f"{split}{n}-votes", lambda: votes(policy, task, some, 16, int(seed)))
+                data_["votes"].setdefault(arm, {})[seed] = voted
     first = folder / "score-0" / "stage1.pt"
     if first.exists():
-        data_["gradient variance"] = gradient_variance(first, folder / "base-0" / "stage0.pt")
+        variance = beside(first, "variance", lambda: gradient_variance(first, folder / "base-0" / "stage0.pt"))
+        data_["gradient variance"] = variance
     return data_
 
 
 RATIOS = [round(0.05 * i, 2) for i in range(21)]  # lower edges of Fig. 4's bins
+
+
+def name_of(arm: str) -> str:
+    return ARMS[arm].title.strip("*")
+
+
+def mean_curve(ax, curves_: dict, arm: str, key: str, label: str, **style) -> None:
+    """One number over training, mean over seeds, as far as all of them have it."""
+    runs = [points for name, points in curves_.items() if name.rsplit("-", 1)[0] == arm]
+    runs = [[(p["step"], p[key]) for p in points if p[key] is not None] for points in runs]
+    length = min(map(len, runs), default=0)
+    if length:
+        mean = [sum(run[i][1] for run in runs) / len(runs) for i in range(length)]
+        ax.plot([step for step, _ in runs[0][:length]], mean, label=label, **style)
+
+
+def draw_attempts(ten, vote, data_: dict) -> None:
+    """Fig. 8 and Fig. 1, right, means over seeds."""
+    for arm, by_seed in data_["ten attempts"].items():
+        ten.plot(range(1, 11), [mean_ci(x)[0] for x in zip(*by_seed.values())], label=name_of(arm))
+    for arm, by_seed in data_["votes"].items():
+        ks = list(next(iter(by_seed.values())))
+        for which, label, style in ((0, "2K in parallel", "--"), (1, "K, each corrected", "-")):
+            means = [mean_ci([by_k[k][which] for by_k in by_seed.values()])[0] for k in ks]
+            vote.plot([2 * int(k) for k in ks], means, style, label=f"{name_of(arm)}: {label}")
+    vote.set_xscale("log", base=2)
+
+
+def draw_variance(ax, data_: dict) -> None:
+    """A bar a baseline and α; a log scale, since α = 10 has some hundred times the variance of α = 1."""
+    for i, (name, value) in enumerate(data_.get("gradient variance", {}).items()):
+        ax.barh(i, value, label=name)
+    ax.set(xscale="log", yticks=[])
 
 
 def draw(data_: dict, folder: Path) -> str:
@@ -535,78 +683,66 @@ def draw(data_: dict, folder: Path) -> str:
             ax.set(title=title, xlabel=x, ylabel=y)
         draw_on(*axes[0])
         for ax in axes[0]:
-            ax.legend(fontsize=7)
+            if ax.get_legend_handles_labels()[0]:
+                ax.legend(fontsize=7)
         figure.tight_layout()
         figure.savefig(folder / f"{name}.png", dpi=110)
         plt.close(figure)
 
-    def mean_curve(ax, arm, key, label, **kw):
-        runs = [points for name, points in data_["training"].items() if name.rsplit("-", 1)[0] == arm]
-        runs = [[(p["step"], p[key]) for p in points if p[key] is not None] for points in runs]
-        length = min(map(len, runs), default=0)
-        if length:
-            mean = [sum(run[i][1] for run in runs) / len(runs) for i in range(length)]
-            ax.plot([step for step, _ in runs[0][:length]], mean, label=label, **kw)
-
     def training(accuracy, changed):
         for arm, color in (("naive", "C1"), ("score", "C0")):
             for key, style in (("t1", "--"), ("t2", "-")):
-                mean_curve(accuracy, arm, key, f"{ARMS[arm].title.strip('*')}, {key}", color=color, linestyle=style)
-            mean_curve(changed, arm, "changed", ARMS[arm].title.strip("*"), color=color)
-
-    steps = "updates"
-    save("training", training, ("Fig. 6", steps, "accuracy, %"), ("second answer differs from the first", steps, "%"))
+                mean_curve(accuracy, data_["training"], arm, key, f"{name_of(arm)}, {key}", color=color, linestyle=style)
+            mean_curve(changed, data_["training"], arm, "changed", name_of(arm), color=color)
 
     def repairs(*axes):
         for ax, arm in zip(axes, ("pairs-d", "score")):
-            mean_curve(ax, arm, "repairs", "on the base's first answers")
-            mean_curve(ax, arm, "t2", "on its own")
+            mean_curve(ax, data_["training"], arm, "repairs", "on the base's first answers")
+            mean_curve(ax, data_["training"], arm, "t2", "on its own")
 
-    panels = (("Fig. 5: Pair-SFT", steps, "Accuracy@t2, %"), ("SCoRe", steps, "Accuracy@t2, %"))
-    save("repairs", repairs, *panels)
-    save("gamma", lambda ax: [mean_curve(ax, a, k, f"{ARMS[a].title.strip('*')}, {k}") for a in ("score", "gamma") for k in ("t1", "t2")],
-         ("Fig. 9: γ above 0", steps, "accuracy, %"))  # fmt: skip
+    def gamma(ax):
+        for arm, color in (("gamma", "C1"), ("score", "C0")):
+            for key, style in (("t1", "--"), ("t2", "-")):
+                mean_curve(ax, data_["training"], arm, key, f"{name_of(arm)}, {key}", color=color, linestyle=style)
 
-    def ratios(ax):
-        for arm, counts in data_["edit ratios"].items():
-            if arm in TABLES["main"]:
-                ax.plot(RATIOS, [100 * c / max(sum(counts), 1) for c in counts], label=ARMS[arm].title.strip("*"))
+    def edits(ax):
+        for arm in TABLES["main"]:
+            counts = data_["edit ratios"].get(arm, [])
+            if counts:
+                ax.plot(RATIOS, [100 * c / max(sum(counts), 1) for c in counts], label=name_of(arm))
         ax.set_yscale("log")
 
-    save("edits", ratios, ("Fig. 4", "edit distance over both lengths", "% of answers"))
-
-    def attempts(ten, vote):
-        for arm, accuracy in data_["ten attempts"].items():
-            ten.plot(range(1, 11), accuracy, label=ARMS[arm].title.strip("*"))
-        for arm, by_k in data_["votes"].items():
-            for which, label, style in ((0, "2K in parallel", "--"), (1, "K, each corrected", "-")):
-                vote.plot([2 * int(k) for k in by_k], [v[which] for v in by_k.values()], style, label=f"{ARMS[arm].title.strip('*')}: {label}")
-        vote.set_xscale("log", base=2)
-
-    save("attempts", attempts, ("Fig. 8", "attempt", "accuracy, %"), ("Fig. 1, right", "answers drawn", "vote's accuracy, %"))
-    return "figures drawn: training, repairs, gamma, edits, attempts (.png)"
+    steps, accuracy = "updates", "accuracy, %"
+    save("training", training, ("Fig. 6", steps, accuracy), ("second answer differs from the first", steps, "%"))
+    save("repairs", repairs, ("Fig. 5: Pair-SFT", steps, "Accuracy@t2, %"), ("SCoRe", steps, "Accuracy@t2, %"))
+    save("gamma", gamma, ("Fig. 9: γ above 0", steps, accuracy))
+    save("edits", edits, ("Fig. 4", "edit distance over both lengths", "% of answers"))
+    panels = ("Fig. 8", "attempt", accuracy), ("Fig. 1, right", "answers drawn", "vote's accuracy, %")
+    save("attempts", lambda ten, vote: draw_attempts(ten, vote, data_), *panels)
+    save("variance", lambda ax: draw_variance(ax, data_), ("variance of the second turn's gradient", "trace of the covariance", ""))
+    return "figures drawn: training, repairs, gamma, edits, attempts, variance (.png)"
 
 
-def reproduce(folder: Path, results: Path, arms: list[str], *, seeds: int, workers: int, quick: bool, run: bool, n: int) -> None:
+def reproduce(folder: Path, results: Path, arms: list[str], *, seeds: int, others: int, workers: int, quick: bool, run: bool, n: int):
     """Everything from nothing, or from what is already there: runs, tables, figures.
 
     Settings were chosen on the validation split, so the tables are of the test split; `quick` is a
     check of the machinery, and leaves the test split alone."""
     import train
 
-    todo = jobs(folder, arms, seeds, quick)
+    todo = jobs(folder, arms, seeds, quick, others)
     if run:
         run_jobs(todo, workers)
     split = "val" if quick else "test"
-    found = gather(folder, todo, arms, seeds, split, n)
+    found = gather(folder, todo, arms, seeds, split, n, others)
     if not found:
         raise data.DataError(f"{folder}: no run is finished; leave out --no_runs")
     results.mkdir(parents=True, exist_ok=True)
-    kept = {arm: {seed: x["metrics"] for seed, x in by_seed.items()} for arm, by_seed in found.items()}
-    train.write(results / "paper.json", (json.dumps({"split": split, "problems": n, "arms": kept}) + "\n").encode())
+    kept = {arm: {seed: {k: x[k] for k in ("metrics", "outcomes", "budget")} for seed, x in by.items()} for arm, by in found.items()}
     data_ = figures(folder, found, seeds, split, n)
+    train.write(results / "paper.json", (json.dumps({"split": split, "problems": n, "arms": kept}) + "\n").encode())
     train.write(results / "figures.json", (json.dumps(data_) + "\n").encode())
-    tables = tables_of(found)
+    tables = tables_of(kept, data_)
     for path in (results / "README.md", Path(__file__).with_name("README.md")):
         if path.exists() and not quick:
             fill(path, tables)
@@ -615,15 +751,14 @@ def reproduce(folder: Path, results: Path, arms: list[str], *, seeds: int, worke
     print(f"\n{results}/paper.json, figures.json written; {draw(data_, results)}")
 
 
-def tables_of(found: dict) -> dict[str, str]:
-    """Name -> Markdown of every table; found as in `gather`, or as in paper.json."""
-    found = {arm: {seed: x if "metrics" in x else {"metrics": x} for seed, x in by_seed.items()} for arm, by_seed in found.items()}
-    return {name: table(found, arms) for name, arms in TABLES.items()} | {"seeds": seed_table(found, ("base", "naive", "score"))}
+def tables_of(found: dict, figures_: dict) -> dict[str, str]:
+    """Name -> Markdown of every table, from the arms of paper.json and the data of figures.json."""
+    tables = {name: table(found, arms) for name, arms in TABLES.items()} | {"seeds": seed_table(found, ("base", "naive", "score"))}
+    return tables | {"turns": turns_table(figures_["ten attempts"]), "claims": claims(found, figures_["votes"])}
 
 
-def main(argv=None) -> None:
-    import train  # it imports this module; here it only lends the reading of checkpoints
-
+def flags(argv) -> argparse.Namespace:
+    """The command line; a value that makes no sense ends the program with one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", default="runs/default", help="run folder; all its stages are evaluated, or its last one asked")
     parser.add_argument("--checkpoint", nargs="*", default=[], help="checkpoints to evaluate instead")
@@ -637,23 +772,31 @@ def main(argv=None) -> None:
     parser.add_argument("--json", help="also write the metrics to this file")
     parser.add_argument("--reproduce", metavar="FOLDER", help="the paper in miniature: every arm's runs into this folder, tables and figures")
     parser.add_argument("--arms", default=",".join(ARMS), help="with --reproduce: which arms (default: all)")
-    parser.add_argument("--seeds", type=int, default=5, help="with --reproduce: seeds of the main arms; the others have at most 3")
+    parser.add_argument("--seeds", type=int, default=5, help=f"with --reproduce: seeds of {', '.join(MAIN)}")
+    parser.add_argument("--other_seeds", type=int, default=3, help="with --reproduce: seeds of the other arms")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="with --reproduce: runs side by side, one thread each")
     parser.add_argument("--quick", action="store_true", help="with --reproduce: one seed, a fifth of the steps, validation split: does it work?")
     parser.add_argument("--no_runs", action="store_true", help="with --reproduce: tables and figures of what is there, nothing is trained")
     parser.add_argument("--results", default="", help="with --reproduce: where tables and figures go (default: results; FOLDER if --quick)")
     args = parser.parse_args(argv)
-    if args.turns < 2 or args.eval_problems < 1 or args.temperature < 0 or not 1 <= args.seeds <= 10 or args.workers < 1:
-        parser.error("--turns must be 2 or more, --eval_problems and --workers 1 or more, --temperature 0 or more, --seeds 1 to 10")
+    if args.turns < 2 or args.eval_problems < 1 or args.temperature < 0 or not 1 <= args.seeds <= 10 or min(args.other_seeds, args.workers) < 1:
+        parser.error("--turns must be 2 or more, --temperature 0 or more, --seeds 1 to 10, --eval_problems, --workers, --other_seeds 1 or more")
+    unknown = [arm for arm in args.arms.split(",") if arm not in ARMS]
+    if unknown:
+        parser.error(f"--arms: {unknown[0]!r} is none of {', '.join(ARMS)}")
+    return args
+
+
+def main(argv=None) -> None:
+    import train  # it imports this module; here it only lends the reading of checkpoints
+
+    args = flags(argv)
     try:
         if args.reproduce:
             arms = args.arms.split(",")
-            unknown = [arm for arm in arms if arm not in ARMS]
-            if unknown:
-                parser.error(f"--arms: {unknown[0]!r} is none of {', '.join(ARMS)}")
             results = Path(args.results or (args.reproduce if args.quick else "results"))
             torch.set_num_threads(1)
-            reproduce(Path(args.reproduce), results, arms, seeds=1 if args.quick else args.seeds, workers=args.workers,
+            reproduce(Path(args.reproduce), results, arms, seeds=1 if args.quick else args.seeds, others=args.other_seeds, workers=args.workers,
                       quick=args.quick, run=not args.no_runs, n=200 if args.quick else args.eval_problems)  # fmt: skip
             return
         paths = [Path(p) for p in args.checkpoint] or checkpoints(args.folder)

@@ -1,9 +1,12 @@
 """Metrics, the evaluation program, and the embedded task's data."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -145,21 +148,78 @@ def test_votes_by_hand(monkeypatch):
     assert evaluate.votes(policy, TASK, [problem], 2) == {"1": [50.0, 75.0], "2": [0.0, 50.0]}
 
 
-def seeds_of(*pairs):
-    """(t2, Δ) a seed, as `gather` has them."""
-    blank = dict(t1=0.0, fixed=0.0, spoiled=0.0, same=90.0)
-    return {str(i): {"metrics": blank | dict(t2=t2, delta=delta)} for i, (t2, delta) in enumerate(pairs)}
+def seeds_of(*outcomes, same=90.0):
+    """What `gather` has of an arm: a string of outcomes (r1 + 2·r2, a digit a problem) for each seed."""
+    found = {}
+    for i, o in enumerate(outcomes):
+        n = len(o) / 100
+        m = dict(t1=(o.count("1") + o.count("3")) / n, t2=(o.count("2") + o.count("3")) / n, fixed=o.count("2") / n, spoiled=o.count("1") / n)
+        found[str(i)] = {"metrics": m | dict(delta=m["t2"] - m["t1"], same=same), "outcomes": o, "budget": [1000, 8]}
+    return found
 
 
-def test_order_is_paired_over_seeds():
+def test_paired_by_seed_and_problem():
+    """The mean and both half-widths against the definitions, problem by problem; only seeds that both have count."""
+    a, b = ("0123" * 5, "2222" * 5, "3210" * 5, "3333" * 5), ("0000" * 5, "2121" * 5, "0211" * 5)
+    found = {"score": seeds_of(*a), "naive": seeds_of(*b)}
+    for what, value in [("t1", lambda r1, r2: r1), ("t2", lambda r1, r2: r2), ("delta", lambda r1, r2: r2 - r1)]:
+        worth = lambda digit: 100.0 * value(int(digit) % 2, int(digit) // 2)
+        gaps = [[worth(x) - worth(y) for x, y in zip(*pair)] for pair in zip(a, b)]
+        by_seed, by_problem = [sum(g) / 20 for g in gaps], [sum(g) / 3 for g in zip(*gaps)]
+        mean, seeds, problems = evaluate.paired(found, "score", "naive", what)
+        assert mean == pytest.approx(sum(by_seed) / 3) and seeds == pytest.approx(4.303 * torch.tensor(by_seed).std().item() / 3**0.5)
+        assert problems == pytest.approx(1.96 * torch.tensor(by_problem).std(correction=0).item() / 20**0.5, abs=1e-4)
+        assert mean == pytest.approx(sum(found["score"][k]["metrics"][what] - found["naive"][k]["metrics"][what] for k in "012") / 3)
+
+
+def test_order_is_found_not_found_or_undecided():
     """Seeds that differ much, and always in the same direction: found, though their spreads overlap."""
-    found = {"score": seeds_of((50, 5), (70, 6), (90, 7)), "naive": seeds_of((48, 5.1), (67.9, 6), (88, 6.9)), "single": seeds_of((1, 1))}
-    assert evaluate.order(found, "naive", "score", "t2").startswith("found (+2.0")
+    ahead = [("3" * n + "0" * (100 - n)) for n in (50, 70, 90)]
+    behind = [("3" * (n - 8 - i) + "0" * (108 - n + i)) for i, n in enumerate((50, 70, 90))]
+    found = {"score": seeds_of(*ahead), "naive": seeds_of(*behind), "single": seeds_of("1" * 100), "gamma": seeds_of(*ahead[::-1])}
+    assert evaluate.order(found, "naive", "score", "t2").startswith("found (+9.0 ± 2.5; ± ")
     assert evaluate.order(found, "score", "naive", "t2").startswith("not found")
-    assert evaluate.order(found, "naive", "score", "delta").startswith("undecided")
+    assert evaluate.order(found, "naive", "score", "delta").startswith("undecided (+0.0")
+    assert evaluate.order(found, "gamma", "score", "t2").startswith("undecided")  # seeds disagree
     assert evaluate.order(found, "single", "score", "t2") == "undecided"  # one seed decides nothing
+    one = {"score": seeds_of(*["2" + "0" * 99] * 3), "naive": seeds_of(*["0" * 100] * 3)}
+    assert evaluate.order(one, "naive", "score", "t2") == "undecided (+1.0 ± 0.0; ± 2.0)"  # one problem, in every seed
     rows = evaluate.table(found, ("score", "naive", "base")).splitlines()
-    assert len(rows) == 4 and "| **SCoRe** | 3 | 0.0 ± 0.0 | 70.0 ± 49.7 |" in rows[2] and "10 %" in rows[3]
+    assert len(rows) == 4 and "| **SCoRe** | 3 | 1k, 8 | 70.0 ± 49.7 | 70.0 ± 49.7 |" in rows[2] and "10 %" in rows[3]
+
+
+def test_claims_hold_do_not_hold_or_stay_undecided():
+    """Each verdict once, from seeds made for it."""
+    score = seeds_of(*[("2" * n + "3" * 60 + "0" * (40 - n)) for n in (20, 21, 22)], same=75.0)
+    found = {"score": score, "base": seeds_of(*["3" * 60 + "0" * 40] * 3, same=100.0), "naive": seeds_of(*["2" * 21 + "3" * 60 + "0" * 19] * 3)}
+    found["star-d"] = seeds_of(*["2" * 40 + "3" * 60] * 3, same=60.0)
+    found["no-shaping"] = seeds_of(*[("2" * n + "3" * 60 + "0" * (40 - n)) for n in (16, 18, 17)])
+    voted = {"score": {str(i): {"1": [80.0, 82.0 + i], "2": [80.0, 80.0 + i - 1], "4": [80.0, 78.0]} for i in range(3)}}
+    rows = [row.split(" | ") for row in evaluate.claims(found, voted).splitlines()[2:]]
+    verdicts = {row[0].removeprefix("| "): row[1] for row in rows}
+    assert verdicts == {
+        "base: Δ is not above 0": "holds",
+        "STaR, D: fewer changed answers than SCoRe": "does not hold",
+        "STaR, D: Δ below SCoRe's": "does not hold",
+        "naive multi-turn RL: Δ below SCoRe's": "undecided",
+        "SCoRe: the highest Accuracy@t2 of all arms": "does not hold",
+        "SCoRe without shaping: lowers Δ or Accuracy@t2": "holds",
+        "K + K votes beat 2K, K = 1": "holds",
+        "K + K votes beat 2K, K = 2": "undecided",
+        "K + K votes beat 2K, K = 4": "does not hold",
+    }
+    assert "25.0 ± 0.0 against 40.0 ± 0.0" in rows[1][2] and "by 4.0, s.e. 0.6" in rows[5][2]
+    del found["star-d"], found["naive"]
+    assert "| SCoRe: the highest Accuracy@t2 of all arms | holds | the nearest, SCoRe without shaping: +4.0" in evaluate.claims(found, {})
+
+
+def test_table_of_turns():
+    ten = {"score": {"0": [80.0, 90.0, 91.0, 91.0] + [90.0] * 6, "1": [82.0, 92.0, 95.0, 93.0] + [94.0] * 6}, "base": {"0": [80.0] * 10}}
+    rows = evaluate.turns_table(ten).splitlines()[2:]
+    t = 12.706 / 2  # s.e. of two values is half their distance
+    assert rows[0].startswith(f"| **SCoRe** | 2 | 81.0 ± {2 * t:.1f} | 91.0 ± {2 * t:.1f} | 93.0 ± {4 * t:.1f} | 92.0")
+    assert rows[0].endswith(f"| 2.0 ± {2 * t:.1f} | -1.0 ± {2 * t:.1f} | 92.0 ± {4 * t:.1f} |")
+    assert rows[1] == "| base, prompted twice | 1 | 80.0 | 80.0 | 80.0 | 80.0 | 0.0 | 0.0 | 80.0 |"
 
 
 def test_every_arm_has_the_same_budget():
@@ -199,6 +259,73 @@ def test_runs_go_on_where_they_were(tmp_path, capsys):
     assert "1 of 2 runs are done" in capsys.readouterr().out
 
 
+def test_no_second_writer(tmp_path):
+    """A run whose starter was killed lives on; the next call says so, and leaves its folder alone. When it has ended, all goes on."""
+    slow = job(tmp_path, "base-0", "import time; time.sleep(60)")
+    left = evaluate.start_job(slow)
+    try:
+        with pytest.raises(data.DataError, match="base-0: a run from an earlier call still writes here"):
+            evaluate.run_jobs([slow], 1)
+    finally:
+        left.kill()
+        left.wait()
+    slow.command[2] = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text('x')"
+    evaluate.run_jobs([slow], 1)
+
+
+def test_a_stop_lets_every_run_write_its_checkpoint(tmp_path):
+    """SIGTERM or Ctrl-C to the one command: SIGINT to each run, and the command waits for it."""
+    code = (
+        "import sys, time, signal, pathlib; p = pathlib.Path(sys.argv[1])\n"
+        "signal.signal(signal.SIGINT, lambda *_: (time.sleep(0.3), p.with_name('saved').write_text(''), sys.exit(1)))\n"
+        "p.with_name('begun').write_text(''); time.sleep(60)"
+    )
+    script = f"""import sys; sys.path.insert(0, {str(ROOT)!r})
+import evaluate; from pathlib import Path
+p = Path({str(tmp_path)!r}) / "base-0" / "stage0.pt"
+evaluate.run_jobs([evaluate.Job("base-0", [sys.executable, "-c", {code!r}, str(p)], p, None, 1)], 1)"""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+        while process.poll() is None and not (tmp_path / "base-0" / "begun").exists():
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert b"KeyboardInterrupt" in process.communicate(timeout=60)[1]
+        (tmp_path / "base-0" / "saved").unlink()
+        (tmp_path / "base-0" / "begun").unlink()
+
+
+def test_stage1_is_shared_not_made_again(tmp_path):
+    """An arm that goes on from the Stage I of `score` finds it in its own folder, whole; what is there already stays."""
+    score = tmp_path / "score-0"
+    score.mkdir()
+    for name in ("stage1.pt", "stage1.jsonl", "stage2.pt"):
+        (score / name).write_text(name)
+    arm = job(tmp_path, "no-shaping-0", "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text('made')", score / "stage2.pt")
+    evaluate.run_jobs([arm], 1)
+    made = {p.name: p.read_text() for p in arm.result.parent.iterdir() if p.name != "output.txt"}
+    assert made == {"stage1.pt": "stage1.pt", "stage1.jsonl": "stage1.jsonl", "stage2.pt": "made"}
+
+
+def test_measured_once_for_each_checkpoint(tmp_path):
+    checkpoint, made = tmp_path / "stage2.pt", []
+    checkpoint.write_text("")
+    make = lambda: made.append(1) or [len(made)]
+    assert evaluate.beside(checkpoint, "x", make) == evaluate.beside(checkpoint, "x", make) == [1]
+    later = checkpoint.stat().st_mtime_ns + 10**10
+    os.utime(checkpoint, ns=(later, later))
+    assert evaluate.beside(checkpoint, "x", make) == [2]
+
+
+def test_budget_is_what_was_drawn_and_done(tmp_path):
+    """All stages of the run count, with the answers of every turn; updates are those that the logs hold."""
+    s = train.parse("--stage 2 --turns 3 --rounds 2 --stage1_steps 5 --stage2_steps 7 --problems 4 --attempts 2".split())
+    for name, lines in {"stage0": 9, "stage1": 5, "stage2": 7, "stage1-round2": 5, "stage2-round2": 3}.items():
+        (tmp_path / f"{name}.jsonl").write_text("{}\n" * lines)
+    state = {"stage": 2, "settings": train.remembered(s, 2)}
+    assert evaluate.budget(tmp_path / "stage2-round2.pt", state) == [2 * (5 + 7) * 4 * 2 * 3, 20]
+    assert evaluate.budget(tmp_path / "stage0.pt", {"stage": 0, "settings": train.remembered(s, 0)}) == [0, 0]
+
+
 def test_tables_and_figures_of_what_is_there(tmp_path, monkeypatch):
     """The whole of --reproduce behind the runs, on untrained models: every file, and the marks of a README filled."""
     monkeypatch.setattr(evaluate.gradient_variance, "__defaults__", (2,))
@@ -215,22 +342,50 @@ def test_tables_and_figures_of_what_is_there(tmp_path, monkeypatch):
     results.mkdir()
     (results / "README.md").write_text("before\n<!-- table main -->\nold\n<!-- end -->\nafter\n")
     monkeypatch.setattr(evaluate, "__file__", str(tmp_path / "evaluate.py"))
-    evaluate.reproduce(tmp_path, results, ["base", "score", "three"], seeds=2, workers=1, quick=False, run=False, n=4)
+    evaluate.reproduce(tmp_path, results, ["base", "score", "three"], seeds=2, others=1, workers=1, quick=False, run=False, n=4)
     text = (results / "README.md").read_text()
-    kept = json.loads((results / "paper.json").read_text())
-    assert text == f"before\n<!-- table main -->\n{evaluate.tables_of(kept['arms'])['main']}\n<!-- end -->\nafter\n"
+    kept, figures = (json.loads((results / name).read_text()) for name in ("paper.json", "figures.json"))
+    assert text == f"before\n<!-- table main -->\n{evaluate.tables_of(kept['arms'], figures)['main']}\n<!-- end -->\nafter\n"
+    assert stale(text, kept, figures) == [] and stale(text.replace("| 0.0 ± 0.0 |", "| 0.1 ± 0.0 |", 1), kept, figures) == ["main"]
+    for by_seed in kept["arms"].values():
+        for x in by_seed.values():
+            o, m = x["outcomes"], x["metrics"]
+            assert m["t1"] == 25 * (o.count("1") + o.count("3")) and m["fixed"] == 25 * o.count("2") and len(o) == 4
     assert kept["split"] == "test" and kept["arms"].keys() == {"base", "score", "three"} and "| **SCoRe** | 2 |" in text
-    figures = json.loads((results / "figures.json").read_text())
     assert [p["step"] for p in figures["training"]["score-0"]] == [50, 52] and figures["training"]["score-0"][0]["changed"] == 3
-    assert sum(figures["edit ratios"]["score"]) == 8 and len(figures["ten attempts"]["three"]) == 10
+    assert sum(figures["edit ratios"]["score"]) == 8 and len(figures["ten attempts"]["three"]["0"]) == 10
+    assert figures["votes"].keys() == {"base", "score"} and figures["votes"]["score"].keys() == {"0", "1"}
     assert len(figures["gradient variance"]) == 8
+
+
+def test_figures_are_drawn(tmp_path):
+    """Every PNG, from data of two seeds of unequal length, and from none at all."""
+    pytest.importorskip("matplotlib", reason="matplotlib draws the figures; their data does not need it")
+    point = {"t1": 1.0, "t2": 2.0, "changed": 3.0, "repairs": None}
+    seeds = {f"{arm}-{seed}": [point | {"step": 50 * i} for i in range(3 - seed)] for arm in ("score", "naive") for seed in (0, 1)}
+    full = {
+        "training": seeds, "edit ratios": {"base": [3] + [0] * 20}, "ten attempts": {"base": {"0": [80.0] * 10, "1": [81.0] * 10}},
+        "votes": {"score": {"0": {"1": [1.0, 2.0], "16": [2.0, 3.0]}}}, "gradient variance": {"none, α = 1": 2.0, "first, α = 1": 1.0},
+    }  # fmt: skip
+    empty = {"training": {}, "edit ratios": {}, "ten attempts": {}, "votes": {}}
+    for name, data_ in (("full", full), ("empty", empty)):
+        folder = tmp_path / name
+        folder.mkdir()
+        said = evaluate.draw(data_, folder)
+        drawn = {p.stem for p in folder.glob("*.png") if p.read_bytes()[:4] == b"\x89PNG"}
+        assert drawn == {"training", "repairs", "gamma", "edits", "attempts", "variance"} and all(name in said for name in drawn)
+
+
+def stale(text, kept, figures):
+    """The tables between marks that do not say what the JSON says."""
+    tables = evaluate.tables_of(kept["arms"], figures)
+    found = re.findall(r"<!-- table (\S+) -->\n(.*?)\n<!-- end -->", text, flags=re.S)
+    assert found
+    return [name for name, rows in found if rows != tables[name]]
 
 
 @pytest.mark.parametrize("path", ["README.md", "results/README.md"])
 def test_tables_are_those_of_the_results(path):
-    """Every table between marks says what results/paper.json says."""
-    tables = evaluate.tables_of(json.loads((ROOT / "results" / "paper.json").read_text())["arms"])
-    found = re.findall(r"<!-- table (\S+) -->\n(.*?)\n<!-- end -->", (ROOT / path).read_text(), flags=re.S)
-    assert found
-    for name, rows in found:
-        assert rows == tables[name]
+    """Every table between marks says what results/paper.json and figures.json say."""
+    kept, figures = (json.loads((ROOT / "results" / name).read_text()) for name in ("paper.json", "figures.json"))
+    assert stale((ROOT / path).read_text(), kept, figures) == []
