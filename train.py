@@ -563,7 +563,7 @@ def policy_step(s: Settings, policy, base, stage: int, batch: Batch, alpha: floa
     passes = [(*at, *x) for at in zip(batch.parts, labels) for x in micro_batches(s, at[0].length)]
     for drawn, label, rows, width in passes:
         ids, t = drawn.ids[rows, :width], label[rows, :width]
-        logp, kl, entropy = score.answer_stats(policy, base, ids, t, s.temperature, vocab)
+        logp, kl, entropy = score.answer_stats(policy, base, ids, t, s.temperature, vocab=vocab)
         if stage == 1 or s.anneal:  # annealing is Stage I's loss, whose β2 falls, with Stage II's returns
             loss = score.stage1_loss(logp, kl, t, A_there[rows], s.beta1, beta2, count.tolist())
         else:

@@ -119,6 +119,7 @@ def test_the_same_gradient_however_the_work_is_split(base, problems, tmp_path):
     s = settings(base, problems, tmp_path, "--micro_batch", "8", "--max_new", "40")
     task = train.task_of(dataclasses.asdict(s))
     policy, reference = train.hf_base(s, task), GPT.from_hf(base, n_ctx=2048)
+    policy.wte.weight.data[task.eos] *= 5  # so that answers end at different places
     for p in reference.parameters():
         p.data += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
     batch = drawn(s, task, policy, reference)
@@ -208,7 +209,7 @@ def test_a_vocabulary_in_chunks(base):
         return [*stats, *(p.grad.clone() for p in policy.parameters())]
 
     for a, b in zip(of(7), of(1000)):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert score.logit_chunk(151936) * 151936 * 4 <= 2**29 and score.logit_chunk(358) == 8192
 
 
