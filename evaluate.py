@@ -802,25 +802,25 @@ def main(argv=None) -> None:
         paths = [Path(p) for p in args.checkpoint] or checkpoints(args.folder)
         rows = {}
         for path in paths[-1:] if args.ask else paths:
-            policy, state = train.load_policy(path)
-            task = train.task_of(state["settings"])
+            policy, task, made_with = train.load_to_evaluate(path)
             if args.ask:
                 dialogue = ask(policy, task, args.ask)
                 for i, (text, right) in enumerate(zip(dialogue["answers"], dialogue["right"]), 1):
-                    print(f"answer {i}   {text}   ({'right' if right else 'wrong'})")
+                    print(f"answer {i}   {text}" + ("" if made_with.model else f"   ({'right' if right else 'wrong'})"))
                 return
-            if args.problems and state["settings"].get("model"):
-                problems = data.load_problems(state["settings"]["task"], args.problems, "test")
+            if args.problems and made_with.model:
+                problems = data.load_problems(made_with.task, args.problems, "test")
             else:
                 problems = read_problems(args.problems, task) if args.problems else task.problems(args.split, args.eval_problems)
-            m, _ = evaluate(policy, task, problems, turns=args.turns, temperature=args.temperature, seed=args.seed)
+            how = dict(turns=args.turns, temperature=args.temperature, seed=args.seed, batch=made_with.sample_batch or 512)
+            m, _ = evaluate(policy, task, problems, **how)
             print(("" if rows else HEADER + "\n") + row(path.stem, m), flush=True)
             if args.turns > 2:
                 print("  accuracy at each turn: " + " ".join(f"{a:.1f}" for a in m.accuracy))
             rows[str(path)] = dataclasses.asdict(m)
         if args.json:
             train.write(Path(args.json), (json.dumps(rows, indent=1) + "\n").encode())
-    except (train.UserError, data.DataError) as error:
+    except (train.UserError, train.WeightsError, data.DataError) as error:
         sys.exit(f"evaluate.py: {error}")
     except ValueError as error:  # a dialogue that outgrows the model's context
         sys.exit(f"evaluate.py: {error}")

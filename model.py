@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass
@@ -153,6 +154,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config
+        self.checkpointing = False  # in training, blocks keep their input only, and compute the rest again
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.RMSNorm(config.n_embd, config.norm_eps)
@@ -205,6 +207,17 @@ class GPT(nn.Module):
             parameter.copy_(tensors[name])  # from the memory map straight to its place
         return model
 
+    @torch.no_grad()
+    def copy(self, dtype: torch.dtype | None = None) -> "GPT":
+        """A model of its own with these weights, in `dtype`; RoPE's tables stay float32."""
+        weight = self.wte.weight
+        with torch.device("meta"):
+            twin = GPT(self.config).to(dtype or weight.dtype)
+        twin.to_empty(device=weight.device)
+        twin._tie_and_turn()
+        twin.load_state_dict(self.state_dict())
+        return twin
+
     @staticmethod
     def _init(m):
         if isinstance(m, (nn.Linear, nn.Embedding)):
@@ -235,7 +248,10 @@ class GPT(nn.Module):
                     cv[rows, :, pos] = v.transpose(1, 2)
                     return ck[:, :, :filled], cv[:, :, :filled]
 
-            x = block(x, cos, sin, write, mask)
+            if self.checkpointing and cache is None and torch.is_grad_enabled():
+                x = checkpoint(block, x, cos, sin, use_reentrant=False)
+            else:
+                x = block(x, cos, sin, write, mask)
         return self.ln_f(x)
 
     def forward(self, ids, pos=None, cache=None, filled=None):

@@ -13,9 +13,10 @@ token of an answer and belongs to it. An answer that reaches `max_new` without E
 `finished` is False for it, it is a failed answer, and the dialogue goes on behind it all the same.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
+import torch.nn.functional as F
 
 from model import KVCache
 
@@ -77,6 +78,7 @@ def sample(
     vocab: int | None = None,
     given: list[list[int] | None] | None = None,
     generator: torch.Generator | None = None,
+    batch: int = 0,
 ) -> Rollouts:
     """Draws K first attempts a problem, M second attempts for each, and one more a turn after that.
 
@@ -84,8 +86,15 @@ def sample(
     longest answer, EOS included. vocab: ids from here on are never drawn (padded embeddings).
     given: P·K first attempts to use instead of drawing them (EOS included), None where one is to
     be drawn. A given answer is part of the prompt: its `turn` is 0, and it gets no gradient.
+    batch: dialogues at a time, which bounds the cache (all of a problem's are drawn together); 0: all.
     Raises ValueError for an empty prompt, and where a dialogue could outgrow the model's context.
     """
+    P = max(1, batch // (K * M)) if batch else len(prompts)  # problems at a time
+    if P < len(prompts):
+        how = dict(K=K, M=M, turns=turns, max_new=max_new, temperature=temperature, vocab=vocab, generator=generator)
+        parts = range(0, len(prompts), P)
+        firsts = [given[i * K : (i + P) * K] if given else None for i in parts]
+        return join([sample(model, prompts[i : i + P], instruction, eos, given=first, **how) for i, first in zip(parts, firsts)])
     device = model.wte.weight.device
     training = model.training
     model.eval()
@@ -106,6 +115,18 @@ def sample(
     T = int(d.length.max())
     ids, turn, logp = (x[:, :T].contiguous() for x in (d.ids, d.turn, d.logp))
     return Rollouts(ids, turn, logp, d.length, *(torch.stack(x, 1) for x in (d.start, d.stop, d.finished)))
+
+
+def join(parts: list[Rollouts]) -> Rollouts:
+    """The dialogues of several calls of `sample` as one, in order."""
+    T = max(part.ids.shape[1] for part in parts)
+
+    def stack(name):  # (N, T), or (N, …) of what is no text
+        columns = [getattr(part, name) for part in parts]
+        wide = name in ("ids", "turn", "logp")
+        return torch.cat([F.pad(x, (0, T - x.shape[1])) for x in columns] if wide else columns)
+
+    return Rollouts(*(stack(f.name) for f in fields(Rollouts)))
 
 
 def sample_pairs(model, prompts, instruction, eos, *, turns, K=1, given=None, **sampling) -> list[Rollouts]:

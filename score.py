@@ -35,7 +35,7 @@ from torch.utils.checkpoint import checkpoint
 # ------------------------------------------------------------------ what the policy thinks of its tokens
 
 
-def answer_stats(policy, reference, ids, turn, temperature=1.0, chunk=8192, vocab=None):
+def answer_stats(policy, reference, ids, turn, temperature=1.0, chunk=None, vocab=None):
     """log π, KL to the reference and entropy at every token of an answer.
 
     ids, turn (B, T): the dialogues and their mask (0 prompt, instruction, padding; i answer i).
@@ -43,9 +43,10 @@ def answer_stats(policy, reference, ids, turn, temperature=1.0, chunk=8192, voca
     that log π is that of the distribution which was sampled. vocab: ids from here on cannot be drawn, and have no mass.
     Returns logp, kl, entropy, each (B, T-1): column t is about the token ids[:, t + 1], which
     position t predicts; 0 where turn[:, t + 1] is 0. Nats. kl is Σ_v π(v)·log(π(v)/π_ref(v)), over
-    the whole vocabulary. Logits exist for `chunk` tokens at a time and are recomputed in the
-    backward pass where there are more, so that no (B, T, V) tensor does.
+    the whole vocabulary. Logits exist for `chunk` tokens at a time (default: `logit_chunk`) and are
+    recomputed in the backward pass where there are more, so that no (B, T, V) tensor does.
     """
+    chunk = chunk or logit_chunk(policy.config.vocab_size)
     where = turn[:, 1:] > 0  # (B, T-1): only tokens that an answer owns are worth a row of logits
     target = ids[:, 1:][where]  # (n,)
     h = policy.hidden(ids[:, :-1])[where]  # (n, C)
@@ -69,6 +70,11 @@ def answer_stats(policy, reference, ids, turn, temperature=1.0, chunk=8192, voca
         parts = [stats(*part) for part in parts]
     flat = [torch.cat(x) for x in zip(*parts)]  # three times (n,)
     return [x.new_zeros(where.shape).masked_scatter(where, x) for x in flat]  # (B, T-1)
+
+
+def logit_chunk(V: int) -> int:
+    """Tokens whose logits exist at a time: half a gigabyte of float32 for each of the few (n, V) tensors of a chunk."""
+    return min(8192, 2**27 // V)
 
 
 def _wide(logits):
@@ -191,8 +197,15 @@ def _sum_of_turns(logp, kl, turn, A, betas, count):
     )
 
 
-def supervised_loss(policy, ids, turn, count):
-    """Stage 0: −Σ log π(answer tokens) / count, with count the answer tokens of the whole batch."""
+def supervised_loss(policy, ids, turn, count, chunk=None):
+    """Stage 0: −Σ log π(answer tokens) / count, with count the answer tokens of the whole batch. chunk: as in `answer_stats`."""
     where = turn[:, 1:] > 0  # (B, T-1)
-    logits = policy.lm_head(policy.hidden(ids[:, :-1])[where])  # (n, V)
-    return F.cross_entropy(_wide(logits), ids[:, 1:][where], reduction="sum") / count
+    h, target = policy.hidden(ids[:, :-1])[where], ids[:, 1:][where]  # (n, C), (n,)
+    chunk = chunk or logit_chunk(policy.config.vocab_size)
+
+    def loss(h, target):
+        return F.cross_entropy(_wide(policy.lm_head(h)), target, reduction="sum")  # from (n, V)
+
+    if len(h) <= chunk:
+        return loss(h, target) / count
+    return sum(checkpoint(loss, *part, use_reentrant=False) for part in zip(h.split(chunk), target.split(chunk))) / count

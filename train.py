@@ -10,6 +10,11 @@ any moment: the same command goes on from the last checkpoint and ends with the 
 bit, because the random numbers of a step come from a seed that is a function of (seed, stage, step),
 and no generator outlives its step.
 
+A stage may go on with another number of processes than it began with. Equal whatever their number: the
+problems of every step, the state of the optimizer and of the average, and the gradient of given
+dialogues, to rounding. Not equal: the dialogues themselves, since each process has random numbers of
+its own; so the weights are those of another draw of the same run.
+
 What the paper compares with are settings of the same code, not forks of it:
 
     single-turn RL          --stage 2 --stage2_from base --train_turns 1 --offline 0
@@ -26,11 +31,12 @@ What the paper compares with are settings of the same code, not forks of it:
 
 import argparse
 import dataclasses
+import datetime
 import io
-import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -39,6 +45,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from tqdm import tqdm
 
 import data
@@ -70,6 +77,7 @@ class Settings:
     data: str = setting("", "with --model: JSON Lines file of problems to train on, as published", "012")
     eval_data: str = setting("", "with --model: problems to evaluate on; none: a twentieth of --data, kept out of training", "012")
     max_new: int = setting(512, "with --model: longest answer in tokens", "012")
+    n_ctx: int = setting(0, "with --model: longest dialogue in tokens; 0: as its config.json says", "012")
     seed: int = setting(0, "seed of every random number", "012")
     smoke: bool = setting(False, "every step once with tiny numbers, in runs/smoke: does it work here?", "012")
     device: str = setting("auto", "auto: the GPU of this process if there is one, else the CPU; or cpu, cuda")
@@ -111,6 +119,10 @@ class Settings:
     keep: str = setting("best", "a stage leaves its best weights by training reward, or its last: best, last", "12")
     # machinery
     micro_batch: int = setting(64, "dialogues a forward pass; changes the memory, not the gradient")
+    sample_batch: int = setting(0, "dialogues sampled at a time, which bounds the cache; 0: all of a step's", "012")
+    dtype: str = setting("float32", "of sampling, gradients and reference: float32, bf16; the trained weights are always float32", "012")
+    checkpointing: bool = setting(False, "keep no activations inside a block, but compute them again: less memory, a third more work")
+    shard: bool = setting(False, "share Adam's state among the processes")
     save_every: int = setting(50, "steps between checkpoints, and the window of `keep best`", "12")
     split: str = setting("val", "held-out problems of the tables: val, or test (once, at the very end)")
     eval_problems: int = setting(1000, "how many of them")
@@ -119,8 +131,17 @@ class Settings:
 
 SMOKE = dict(
     folder="runs/smoke", base_steps=4, base_batch=16, problems=4, attempts=4, stage1_steps=4, stage2_steps=4,
-    save_every=2, eval_problems=20,
+    save_every=2, eval_problems=20, max_new=24,
 )  # fmt: skip
+
+
+# With real weights the paper's own numbers (Table 5) are the defaults; it gives no split of the steps
+# between the stages, no warm-up and no lengths. No average: it would be one more copy of the weights.
+PAPER = dict(
+    problems=64, alpha=10.0, beta2=0.1, stage1_steps=1500, stage2_steps=1500, stage1_lr=5e-6, stage2_lr=5e-6, average=0.0,
+    micro_batch=4, sample_batch=256,
+)  # fmt: skip
+PAPER_CODE = PAPER | dict(problems=16, beta2=0.25, stage1_steps=750, stage2_steps=750, stage1_lr=1e-5, stage2_lr=1e-5)
 
 
 def parse(argv=None) -> Settings:
@@ -131,9 +152,10 @@ def parse(argv=None) -> Settings:
         kind = dict(action="store_true") if f.type is bool else dict(type=f.type, default=None, metavar=f.type.__name__)
         parser.add_argument(f"--{f.name}", help=f"{f.metadata['help']} (default: {f.default})", **kind)
     args = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
-    s = Settings(**{**(SMOKE if args.get("smoke") else {}), **args})
+    paper = (PAPER if args.get("task") in ("math", "gsm8k") else PAPER_CODE) if args.get("model") else {}
+    s = Settings(**{**paper, **(SMOKE if args.get("smoke") else {}), **args})
     choices = dict(stage=(0, 1, 2), task=data.REAL if s.model else tuple(data.TASKS), stage2_from=("stage1", "base"), keep=("best", "last"))
-    choices |= dict(split=("val", "test"), train_turns=(1, 2), device=("auto", "cpu", "cuda"))
+    choices |= dict(dtype=("float32", "bf16"), split=("val", "test"), train_turns=(1, 2), device=("auto", "cpu", "cuda"))
     choices |= dict(baseline=("none", "problem", "siblings", "first"), learn=("reinforce", *ROUNDS))
     for name, allowed in choices.items():
         if getattr(s, name) not in allowed:
@@ -142,7 +164,7 @@ def parse(argv=None) -> Settings:
     for name in (positive + " micro_batch save_every eval_problems max_new n_layer n_embd base_lr stage1_lr stage2_lr").split():
         if not getattr(s, name) > 0:
             parser.error(f"--{name} is {getattr(s, name)}, and must be above 0")
-    for name in "beta1 beta2 kl_target alpha warmup threads eval_every".split():
+    for name in "beta1 beta2 kl_target alpha warmup threads eval_every sample_batch n_ctx".split():
         if not 0 <= getattr(s, name) < float("inf"):
             parser.error(f"--{name} is {getattr(s, name)}, and must be 0 or more")
     for name in ("base_until", "offline", "average", "gamma", "decay"):
@@ -152,16 +174,21 @@ def parse(argv=None) -> Settings:
         parser.error("--baseline siblings needs --siblings 2 or more")
     if s.turns < 2 or (s.turns > 2 and (s.siblings > 1 or s.learn != "reinforce")):
         parser.error(f"--turns is {s.turns}, and must be 2 or more; with --siblings or --learn {s.learn} exactly 2")
-    for name in ("data", "eval_data", "base"):
-        if getattr(s, name) and bool(s.model) == (name == "base"):
-            parser.error(f"--{name} {getattr(s, name)}: {'with' if s.model else 'without'} --model it means nothing; leave one of the two out")
-    if s.model and not s.data:
-        parser.error(f"--model {s.model} needs --data FILE, the problems to train on")
     if s.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device is cuda, and torch sees no GPU here; leave it at auto")
     if s.n_embd % 8:
         parser.error(f"--n_embd is {s.n_embd}, and must be a multiple of 8 (4 heads of even size)")
+    check_size(parser, s)
     return s
+
+
+def check_size(parser, s: Settings) -> None:
+    """What --model needs, and what needs --model."""
+    for name in ("data", "eval_data", "n_ctx", "base"):
+        if getattr(s, name) and bool(s.model) == (name == "base"):
+            parser.error(f"--{name} {getattr(s, name)}: {'with' if s.model else 'without'} --model it means nothing; leave one of the two out")
+    if s.model and not s.data:
+        parser.error(f"--model {s.model} needs --data FILE, the problems to train on")
 
 
 # ------------------------------------------------------------------ many processes
@@ -191,20 +218,92 @@ def summed(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def reduce_gradients(model) -> None:
-    """Sums every gradient over all processes, in one message, once a step.
+def reduce_gradients(model, message: int = 1 << 24) -> None:
+    """Sums every gradient over all processes, once a step, in messages of some `message` numbers.
 
     A sum and not a mean: each loss is divided by the *global* number of answers, so that neither the
     number of processes nor an uneven split of the tokens among them changes the gradient. This is
-    all that data parallelism needs; torch's DDP would average, and reduce every micro-batch.
+    all that data parallelism needs; torch's DDP would average, and hold every gradient twice.
     """
     if world() == 1:
         return
+    together = []
     grads = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([g.reshape(-1) for g in grads])
-    dist.all_reduce(flat)
-    for g, part in zip(grads, flat.split([g.numel() for g in grads])):
-        g.copy_(part.view_as(g))
+    for i, grad in enumerate(grads):
+        together.append(grad)
+        if sum(g.numel() for g in together) < message and i + 1 < len(grads):
+            continue
+        flat = torch.cat([g.reshape(-1) for g in together])
+        dist.all_reduce(flat)
+        for g, part in zip(together, flat.split([g.numel() for g in together])):
+            g.copy_(part.view_as(g))
+        together.clear()
+
+
+# ------------------------------------------------------------------ real weights
+
+
+def hf_base(s: Settings, task) -> GPT:
+    """The folder's model in float32, which is what Adam's small steps need. UserError where a dialogue may not fit."""
+    policy = GPT.from_hf(s.model, torch.float32, s.n_ctx or None, device(s))
+    room = policy.config.n_ctx - s.turns * task.max_new - (s.turns - 1) * len(task.instruction)
+    for split in ("train", s.split):
+        for problem in task.problems(split, sys.maxsize):
+            if len(task.ask(problem.prompt)) > room:
+                raise UserError(f"problem {problem.id} has {len(task.ask(problem.prompt))} tokens, and --n_ctx {policy.config.n_ctx} with "
+                                f"--max_new {task.max_new} leaves {room}; change these two, or remove the problem")  # fmt: skip
+    if task.vocab > policy.config.vocab_size:
+        raise UserError(f"{s.model}: the tokenizer has {task.vocab} tokens, and the model {policy.config.vocab_size}; they do not belong together")
+    return policy
+
+
+def export(s: Settings, policy: GPT, folder: Path) -> None:
+    """The folder that `transformers` and vLLM load: the weights in --dtype, the rest as --model has it."""
+    if rank() == 0 and not folder.exists():
+        shutil.rmtree(folder.with_name(folder.name + ".tmp"), ignore_errors=True)  # of a run that was killed here
+        save_hf(policy.copy(compute_dtype(s)), folder, source=s.model)
+        say(f"{folder}: a folder like {s.model}, for transformers or vLLM")
+
+
+def compute_dtype(s: Settings) -> torch.dtype:
+    return torch.bfloat16 if s.dtype == "bf16" else torch.float32
+
+
+def worker_of(s: Settings, policy: GPT) -> GPT:
+    """What samples and is differentiated: the policy itself, or its copy in bf16.
+
+    A step of Adam changes a weight by a thousandth and less, and bf16 rounds that away: the weights that
+    are trained are float32, and the copy is made anew behind every step (`renew`). Sampler and
+    loss are the same network in the same precision. The copy's gradients are added to the policy's in float32
+    as soon as a micro-batch has made one, so that no second set of them is ever held.
+    """
+    worker = policy if compute_dtype(s) == policy.wte.weight.dtype else policy.copy(compute_dtype(s))
+    worker.checkpointing = s.checkpointing
+    if worker is not policy:
+        for trained, p in zip(policy.parameters(), worker.parameters()):
+
+            def hand_over(p, trained=trained):
+                trained.grad = p.grad.float() if trained.grad is None else trained.grad.add_(p.grad)
+                p.grad = None
+
+            p.register_post_accumulate_grad_hook(hand_over)
+    return worker
+
+
+@torch.no_grad()
+def renew(worker: GPT, policy: GPT) -> None:
+    """Brings the copy of `worker_of` to the policy's weights."""
+    if worker is not policy:
+        for w, p in zip(worker.parameters(), policy.parameters()):
+            w.copy_(p)
+
+
+def adam(s: Settings, policy: GPT, lr: float):
+    """Adam; with --shard each process holds the two moments of its share of the weights and sends round what it updated."""
+    how = dict(lr=lr, betas=(0.9, 0.99), fused=device(s).type == "cuda")  # fused: no temporary copy of all weights
+    if s.shard and world() > 1:
+        return ZeroRedundancyOptimizer(policy.parameters(), torch.optim.Adam, **how)
+    return torch.optim.Adam(policy.parameters(), **how)
 
 
 # ------------------------------------------------------------------ checkpoints
@@ -270,6 +369,14 @@ def load_policy(path) -> tuple[GPT, dict]:
     return model, state
 
 
+def load_to_evaluate(path) -> tuple[GPT, data.Task, Settings]:
+    """A checkpoint's model, on the device and in the precision of its training; its task; the settings it was made with."""
+    policy, state = load_policy(path)
+    names = {f.name for f in dataclasses.fields(Settings)}
+    s = Settings(**{name: value for name, value in state["settings"].items() if name in names})
+    return policy.copy(compute_dtype(s)).to(device(s)), task_of(state["settings"]), s
+
+
 def final_state(s: Settings, stage: int, model: GPT) -> dict:
     return {
         "format": "score-1",
@@ -317,8 +424,7 @@ def train_base(s: Settings, task, folder: Path) -> GPT:
     adamw = torch.optim.AdamW(rest, lr=s.base_lr / 5, betas=(0.9, 0.99), weight_decay=0.01)
     optimizers = {"muon": muon, "adamw": adamw}
     peaks = {"muon": s.base_lr, "adamw": s.base_lr / 5}
-    average = GPT(model.config).to(device(s))
-    average.load_state_dict(model.state_dict())
+    average = model.copy()
     partial = Partial(s, 0, "stage0", folder)
     step = partial.resume(model, optimizers)
     right = {"right": 0.0}
@@ -347,15 +453,15 @@ def train_base(s: Settings, task, folder: Path) -> GPT:
     return average
 
 
-def supervised_step(s: Settings, model: GPT, ids, turn, count: int) -> float:
-    """Leaves the gradient of the supervised loss of all processes' answers in .grad; returns the loss."""
+def supervised_step(s: Settings, model: GPT, ids, turn, count: int, trained=None) -> float:
+    """Leaves the gradient of the supervised loss of all processes' answers in .grad; returns the loss. trained: as in `policy_step`."""
     total = 0.0
     for i, t in zip(ids.split(s.micro_batch), turn.split(s.micro_batch)):
         loss = score.supervised_loss(model, i, t, count)
         loss.backward()
         total += loss.item()
-    reduce_gradients(model)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    reduce_gradients(trained or model)
+    torch.nn.utils.clip_grad_norm_((trained or model).parameters(), 1.0)
     return summed(torch.tensor(total)).item()
 
 
@@ -375,6 +481,8 @@ def greedy_accuracy(s: Settings, task, model: GPT, step: int, n: int = 512) -> f
 @torch.no_grad()
 def blend(average: GPT, policy: GPT, step: int, decay: float) -> None:
     """One step of the running average of the weights; a young one forgets faster, or it would remember the start for ever."""
+    if average is policy:  # --average 0
+        return
     decay = min(decay, (1 + step) / (10 + step))
     for a, p in zip(average.parameters(), policy.parameters()):
         a.lerp_(p, 1 - decay)
@@ -402,6 +510,7 @@ def make_rollouts(s: Settings, task, policy, base, stage: int, step: int) -> Bat
     generator = torch.Generator(device(s)).manual_seed(random.Random(f"{name}, {rank()}").getrandbits(60))
     prompts = [task.ask(problems[i].prompt) for i in mine]
     sampling = dict(eos=task.eos, max_new=task.max_new, vocab=task.vocab, temperature=s.temperature, generator=generator)
+    sampling["batch"] = s.sample_batch
     # Offline first attempts: the base model's, for a share of the problems. They are part of the
     # prompt of y2, and keep wrong first answers coming when the policy's own have become rare.
     offline = [stage == 2 and i < round(s.offline * s.problems) for i in mine]
@@ -429,10 +538,19 @@ def make_rollouts(s: Settings, task, policy, base, stage: int, step: int) -> Bat
     return Batch(parts, rewards, finished, same, online)
 
 
-def policy_step(s: Settings, policy, base, stage: int, batch: Batch, alpha: float, beta2: float, vocab=None) -> dict:
+def micro_batches(s: Settings, length: torch.Tensor):
+    """Rows and width of each forward pass. Rows of a like length go together, and a width is a multiple of 64, so
+    that long answers do not make padding of the short ones, and the GPU sees few shapes."""
+    steps = -(-length.cpu() // 64)  # (N,)
+    for rows in steps.argsort(stable=True).split(s.micro_batch):
+        yield rows, 64 * int(steps[rows].max())
+
+
+def policy_step(s: Settings, policy, base, stage: int, batch: Batch, alpha: float, beta2: float, vocab=None, trained=None) -> dict:
     """The gradient of one batch, left in .grad and summed over processes; returns what to log.
 
-    alpha: 0 in Stage I, which knows no bonus. beta2: of the first attempt, β1 in Stage II. vocab: the ids that can be drawn."""
+    alpha: 0 in Stage I, which knows no bonus. beta2: of the first attempt, β1 in Stage II. vocab: the ids that can be drawn.
+    trained: the model whose gradients are wanted, where `policy` is its copy (`worker_of`)."""
     r, (N, turns) = batch.rewards, batch.rewards.shape
     shape = (N // (s.attempts * s.siblings), s.attempts, s.siblings)
     returns = score.stage1_returns(r, s.gamma) if stage == 1 else score.stage2_returns(r, alpha, s.gamma)
@@ -442,9 +560,9 @@ def policy_step(s: Settings, policy, base, stage: int, batch: Batch, alpha: floa
         labels = [turn * (turn == 1) for turn in labels]
     count = summed(torch.tensor([sum(int((turn == i + 1).any(1).sum()) for turn in labels) for i in range(turns)]))
     A_there, stats = A.to(labels[0].device), torch.zeros(turns + 3, dtype=torch.float64, device=labels[0].device)
-    for part, rows in itertools.product(range(len(batch.parts)), torch.arange(N).split(s.micro_batch)):
-        drawn, t = batch.parts[part], labels[part][rows]
-        ids = drawn.ids[rows]
+    passes = [(*at, *x) for at in zip(batch.parts, labels) for x in micro_batches(s, at[0].length)]
+    for drawn, label, rows, width in passes:
+        ids, t = drawn.ids[rows, :width], label[rows, :width]
         logp, kl, entropy = score.answer_stats(policy, base, ids, t, s.temperature, vocab=vocab)
         if stage == 1 or s.anneal:  # annealing is Stage I's loss, whose β2 falls, with Stage II's returns
             loss = score.stage1_loss(logp, kl, t, A_there[rows], s.beta1, beta2, count.tolist())
@@ -452,10 +570,10 @@ def policy_step(s: Settings, policy, base, stage: int, batch: Batch, alpha: floa
             loss = score.stage2_loss(logp, kl, t, A_there[rows], s.beta1, count.tolist())
         loss.backward()
         with torch.no_grad():
-            gap = (logp - drawn.logp[rows, 1:]).abs() * (t[:, 1:] > 0)
+            gap = (logp - drawn.logp[rows, 1:width]).abs() * (t[:, 1:] > 0)
             per_turn = [(kl * (t[:, 1:] == i + 1)).sum() for i in range(turns)]
             stats += torch.stack([*per_turn, entropy.sum(), (t > 0).sum(), gap.sum()]).double()
-    reduce_gradients(policy)
+    reduce_gradients(trained or policy)
     return step_log(batch, A, count, summed(stats.cpu()), shape)
 
 
@@ -495,16 +613,16 @@ def held_out(s: Settings, task, average: GPT, base: GPT, step: int) -> dict:
     if not s.eval_every or (step + 1) % s.eval_every:
         return {}
     problems = task.problems(s.split, s.eval_problems)
-    own, fixed = (evaluate.evaluate(average, task, problems, first_from=first)[0] for first in (None, base))
+    average = average.copy(compute_dtype(s))
+    own, fixed = (evaluate.evaluate(average, task, problems, first_from=first, batch=s.sample_batch or 512)[0] for first in (None, base))
     return {"held_out": dataclasses.asdict(own), "repairs_base": fixed.t2}
 
 
 def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, folder: Path) -> GPT:
     """Stage I or Stage II from `policy`, with `base` as π_ref in both. Returns the weights it leaves."""
     steps, lr = (s.stage1_steps, s.stage1_lr) if stage == 1 else (s.stage2_steps, s.stage2_lr)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=lr, betas=(0.9, 0.99))
-    average = GPT(policy.config).to(device(s))
-    average.load_state_dict(policy.state_dict())
+    optimizer = adam(s, policy, lr)
+    average = policy.copy() if s.average else policy
     base.requires_grad_(False)
     best = {"reward": float("-inf"), "model": None}
     beta2 = {"value": s.beta2}
@@ -516,7 +634,7 @@ def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, f
             reward = sum(window) / len(window)
             window.clear()
             if reward >= best["reward"] or s.keep == "last":
-                best.update(reward=reward, model={k: v.clone() for k, v in average.state_dict().items()})
+                best.update(reward=reward, model={k: v.to("cpu", copy=True) for k, v in average.state_dict().items()})
         return dict(model=policy.state_dict(), average=average.state_dict(), best=best, beta2=beta2, window=window)
 
     step = partial.resume(policy, {"adam": optimizer})
@@ -525,19 +643,21 @@ def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, f
         best.update(partial.state["best"])
         beta2.update(partial.state["beta2"])
         window.extend(partial.state["window"])
+    worker = worker_of(s, policy)
 
     def one_step(step):
         began = time.perf_counter()
-        batch = make_rollouts(s, task, policy, base, stage, step)
+        batch = make_rollouts(s, task, worker, base, stage, step)
         sampled = time.perf_counter()
         first_beta, alpha = (beta2["value"], 0.0) if stage == 1 else (s.beta1, s.alpha)
         if s.anneal and stage == 2:
             first_beta, alpha = s.beta2 + (s.beta1 - s.beta2) * step / steps, s.alpha * step / steps
-        log = policy_step(s, policy, base, stage, batch, alpha, first_beta, task.vocab)
+        log = policy_step(s, worker, base, stage, batch, alpha, first_beta, task.vocab, policy)
         log["grad_norm"] = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0).item()
         optimizer.param_groups[0]["lr"] = lr * rate(s, step, steps)
         optimizer.step()
         optimizer.zero_grad()
+        renew(worker, policy)
         if s.kl_target:  # a proportional controller, as old as RLHF: too far from the base, stricter
             error = log["kl1"] / s.kl_target - 1
             beta2["value"] *= 1 + 0.1 * min(max(error, -0.2), 0.2)
@@ -615,16 +735,15 @@ def train_sft(s: Settings, task, name: str, policy: GPT, base: GPT, folder: Path
     """
     each = -(-s.stage2_steps // ROUNDS[s.learn])  # steps a round
     size = s.problems * s.attempts * s.siblings // world()
-    optimizer = torch.optim.Adam(policy.parameters(), lr=s.stage2_lr, betas=(0.9, 0.99))
-    start = {k: v.clone() for k, v in policy.state_dict().items()}
-    collector, average = (GPT(policy.config).to(device(s)) for _ in range(2))
-    collector.load_state_dict(start)
-    average.load_state_dict(start)
+    optimizer = adam(s, policy, s.stage2_lr)
+    start = {k: v.to("cpu", copy=True) for k, v in policy.state_dict().items()}
+    collector, average = policy.copy(compute_dtype(s)), policy.copy() if s.average else policy
     partial = Partial(s, 2, name, folder)
     step = partial.resume(policy, {"adam": optimizer})
     if partial.state:
         average.load_state_dict(partial.state["average"])
         collector.load_state_dict(partial.state["collector"])
+    worker = worker_of(s, policy)
     rows, total = [], [0]
 
     def one_step(step):
@@ -633,7 +752,8 @@ def train_sft(s: Settings, task, name: str, policy: GPT, base: GPT, folder: Path
             collector.load_state_dict(average.state_dict())
             policy.load_state_dict(start)
             average.load_state_dict(start)
-            optimizer.state.clear()
+            renew(worker, policy)
+            getattr(optimizer, "optim", optimizer).state.clear()  # --shard has Adam inside
         if at == 0 or not rows:  # or an interruption: what was collected is not kept, but drawn again
             began = step - at
             rows[:], total[0] = collect(s, task, collector, base, range(began, min(began + each, s.stage2_steps)))
@@ -641,9 +761,10 @@ def train_sft(s: Settings, task, name: str, policy: GPT, base: GPT, folder: Path
         ids, turn = (rollout.pad(x, device=device(s)) for x in zip(*chosen))
         count = int(summed((turn > 0).sum().cpu()))
         optimizer.param_groups[0]["lr"] = s.stage2_lr * rate(s, at, each)
-        loss = supervised_step(s, policy, ids, turn, count)
+        loss = supervised_step(s, worker, ids, turn, count, policy)
         optimizer.step()
         optimizer.zero_grad()
+        renew(worker, policy)
         blend(average, policy, at, s.average)
         log = {"loss": loss, "tokens": count, "examples": total[0], "round": step // each + 1}
         log["done"] = s.learn == "pairs" and (at + 1) * size * world() >= total[0]
@@ -683,6 +804,10 @@ class Partial:
         return self.state["step"]
 
     def checkpoint(self, step: int, state: dict, optimizers: dict) -> None:
+        """One file, the same whether and among how many processes Adam's state is shared."""
+        for optimizer in optimizers.values():
+            if isinstance(optimizer, ZeroRedundancyOptimizer):
+                optimizer.consolidate_state_dict(to=0)  # everybody sends its share
         if rank() == 0:
             head = {"format": "score-1", "step": step, "settings": remembered(self.s, self.stage)}
             save({**head, **state, "optimizers": {k: o.state_dict() for k, o in optimizers.items()}}, self.path)
@@ -763,7 +888,7 @@ def run(s: Settings) -> None:
     if rank() == 0:
         if s.folder == SMOKE["folder"]:  # a smoke run starts from nothing, every time
             for old in folder.glob("stage*"):
-                old.unlink()
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
         write(folder / "settings.json", json.dumps(dataclasses.asdict(s), indent=1).encode())
     stages = plan(s)
     if s.problems < world():
@@ -775,11 +900,9 @@ def run(s: Settings) -> None:
     for stage, name in stages:
         policy = make_stage(s, task, stage, name, policy, base, folder)
         if stage == 0:
-            base = GPT(policy.config).to(device(s))
-            base.load_state_dict(policy.state_dict())
-        elif s.model and rank() == 0 and not (folder / f"{name}-hf").exists():
-            save_hf(policy, folder / f"{name}-hf", s.model)
-            say(f"{name}: {folder}/{name}-hf is a folder like {s.model}, for transformers or vLLM")
+            base = policy.copy(compute_dtype(s))
+        elif s.model:
+            export(s, policy, folder / f"{name}-hf")
         rows.append(report(s, task, folder, name, policy))
         if len(rows) > 1:
             say("\n" + evaluate.HEADER + "\n" + "\n".join(evaluate.row(*r) for r in rows) + "\n")
@@ -789,7 +912,7 @@ def make_stage(s: Settings, task, stage: int, name: str, policy, base, folder: P
     """The weights of a stage: given, found in the run folder, or made from `policy`, those of the stage before."""
     path = folder / f"{name}.pt"
     if stage == 0 and s.model:
-        return GPT.from_hf(s.model, torch.float32, device=device(s))  # a step of 1e-5 rounds away in bf16
+        return hf_base(s, task)
     if stage == 0 and s.base:
         policy, state = load_policy(s.base)
         if state["settings"]["task"] != s.task:
@@ -823,7 +946,8 @@ def report(s: Settings, task, folder: Path, name: str, policy: GPT):
     """The held-out metrics of one stage, measured once and kept beside it; three dialogues as well."""
     path = folder / f"{name}.{s.split}{s.eval_problems}.json"
     if not path.exists() and rank() == 0:
-        metrics, dialogues = evaluate.evaluate(policy, task, task.problems(s.split, s.eval_problems), turns=s.turns)
+        problems, policy = task.problems(s.split, s.eval_problems), policy.copy(compute_dtype(s))
+        metrics, dialogues = evaluate.evaluate(policy, task, problems, turns=s.turns, batch=s.sample_batch or 512)
         picked = evaluate.pick_dialogues(dialogues)
         kept = {"metrics": dataclasses.asdict(metrics), "dialogues": picked}
         write(path, json.dumps(kept, indent=1, ensure_ascii=False).encode())
@@ -842,7 +966,8 @@ def main(argv=None) -> None:
     s = parse(argv)
     distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1
     if distributed:
-        dist.init_process_group("gloo" if device(s).type == "cpu" else "nccl")
+        hours = datetime.timedelta(hours=4)  # the others wait for as long as process 0 evaluates and writes
+        dist.init_process_group("gloo" if device(s).type == "cpu" else "nccl", timeout=hours)
         if device(s).type == "cuda":
             torch.cuda.set_device(device(s))
     try:

@@ -1,0 +1,329 @@
+"""Training at size: what a split of the work among processes and passes does not change; precision and memory.
+
+tests/test_real_models.py has the whole run of a Hugging Face folder.
+"""
+
+import dataclasses
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+import data
+import evaluate
+import rollout
+import score
+import train
+from make_hf_fixtures import TOKENIZERS, tokenizer_config, tokenizer_spec
+from model import GPT, GPTConfig, save_hf
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = (
+    "--device cpu --threads 1 --problems 4 --attempts 2 --max_new 6 --n_ctx 2048 --stage1_steps 4 --stage2_steps 4 "
+    "--save_every 2 --eval_problems 4 --micro_batch 3 --sample_batch 6 --stage1_lr 1e-2 --stage2_lr 1e-2 --keep last"
+).split()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A random model of Qwen2's form, whose embedding has more rows than the tokenizer has ids, and a small tokenizer."""
+    folder = tmp_path_factory.mktemp("hf") / "base"
+    spec = tokenizer_spec("qwen2", json.loads(TOKENIZERS.read_text(encoding="utf-8"))["merges"])
+    torch.manual_seed(0)
+    words = 64 * (len(spec["model"]["vocab"]) // 64 + 2)
+    config = GPTConfig(words, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, head_dim=8, n_ff=48, n_ctx=4096, qkv_bias=True)
+    save_hf(GPT(config), folder)
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config("qwen2")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "math.jsonl"
+    rows = [{"problem": f"What is ${i} + {i % 7}$?", "solution": f"It is $\\boxed{{{i + i % 7}}}$."} for i in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def words(base, problems, run, *more):
+    return ["--stage", "2", "--model", str(base), "--task", "math", "--data", str(problems), "--folder", str(run), *FLAGS, *more]
+
+
+def settings(base, problems, run, *more):
+    return train.parse(words(base, problems, run, *more))
+
+
+def finish(base, problems, run, *flags, ranks=2):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *launcher, str(ROOT / "train.py"), *words(base, problems, run, *flags)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def lines_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# ------------------------------------------------------------------ the same gradient, however the work is split
+
+
+def drawn(s, task, policy, reference):
+    """A batch of dialogues with rewards of every kind, as `make_rollouts` draws it."""
+    batch = train.make_rollouts(s, task, policy, reference, 2, 0)
+    batch.rewards = torch.randint(0, 2, batch.rewards.shape, generator=torch.Generator().manual_seed(0)).float()
+    return batch
+
+
+def share(batch, rows):
+    """The part of a batch that one process would have."""
+    def cut(x):
+        return type(x)(*(getattr(x, f.name)[rows] for f in dataclasses.fields(x)))
+
+    return train.Batch([cut(part) for part in batch.parts], *(x[rows] for x in (batch.rewards, batch.finished, batch.same, batch.online)))
+
+
+def gradient(s, batch, policy, reference, vocab):
+    """{weight: gradient}, as the optimizer would see it."""
+    policy = policy.copy()
+    train.policy_step(s, train.worker_of(s, policy), reference, 2, batch, 1.0, 0.1, vocab, policy)
+    return [p.grad for p in policy.parameters()]
+
+
+def on_rank(index, world, port, folder, s, micro_batches):
+    """Process `index` of `world`: its rows of the batch, an uneven share; the reduced gradient goes into a file."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(index), WORLD_SIZE=str(world))
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    batch, policy, reference, vocab = torch.load(folder / "given.pt", weights_only=False)
+    mine = share(batch, [slice(0, 6), slice(6, 8)][index])
+    found = [gradient(dataclasses.replace(s, micro_batch=n), mine, policy, reference, vocab) for n in micro_batches]
+    torch.save(found, folder / f"{index}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_the_same_gradient_however_the_work_is_split(base, problems, tmp_path):
+    """One process or two, 1 to 8 dialogues a pass, with and without the activations kept: equal to 1e-6 in float32."""
+    s = settings(base, problems, tmp_path, "--micro_batch", "8", "--max_new", "40")
+    task = train.task_of(dataclasses.asdict(s))
+    policy, reference = train.hf_base(s, task), GPT.from_hf(base, n_ctx=2048)
+    policy.wte.weight.data[task.eos] *= 5  # so that answers end at different places
+    for p in reference.parameters():
+        p.data += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
+    batch = drawn(s, task, policy, reference)
+    assert batch.parts[0].length.unique().numel() > 2
+    whole = gradient(s, batch, policy, reference, task.vocab)
+    largest = max(g.abs().max() for g in whole)
+    assert all(g.abs().max() > 0 for g in whole)
+
+    torch.save((batch, policy, reference, task.vocab), tmp_path / "given.pt")
+    mp.spawn(on_rank, (2, free_port(), tmp_path, s, (1, 3)), nprocs=2)
+    for index in (0, 1):
+        for found in torch.load(tmp_path / f"{index}.pt"):
+            for a, b in zip(whole, found):
+                torch.testing.assert_close(a, b, rtol=0, atol=1e-6 * float(largest))
+    for change in (dict(micro_batch=1), dict(micro_batch=3), dict(micro_batch=5), dict(checkpointing=True)):
+        for a, b in zip(whole, gradient(dataclasses.replace(s, **change), batch, policy, reference, task.vocab)):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-6 * float(largest))
+
+
+def test_gradients_go_in_messages(monkeypatch):
+    """However many numbers a message holds, each gradient is summed once."""
+    model = GPT(GPTConfig(10, n_layer=1, n_embd=8, n_head=2, n_kv_head=2, head_dim=4, n_ff=8))
+    sent = []
+    monkeypatch.setattr(train, "world", lambda: 2)
+    monkeypatch.setattr(train.dist, "all_reduce", lambda x: sent.append(len(x)) or x.mul_(2))
+    for message in (1, 100, 1 << 24):
+        sent.clear()
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        train.reduce_gradients(model, message)
+        assert all((p.grad == 2).all() for p in model.parameters()) and sum(sent) == sum(p.numel() for p in model.parameters())
+    assert len(sent) == 1
+
+
+# ------------------------------------------------------------------ precision
+
+
+def test_bf16_computes_over_float32_weights(base, problems, tmp_path):
+    """Sampler, loss and reference are one bf16 network; gradients and weights are float32, and a step that bf16
+    rounds away is kept."""
+    s = settings(base, problems, tmp_path, "--dtype", "bf16", "--max_new", "30")
+    task = train.task_of(dataclasses.asdict(s))
+    policy = train.hf_base(s, task)
+    worker, reference = train.worker_of(s, policy), policy.copy(torch.bfloat16)
+    assert {p.dtype for p in worker.parameters()} == {torch.bfloat16} and worker.cos.dtype == torch.float32
+    assert worker.lm_head.weight is worker.wte.weight
+    batch = drawn(s, task, worker, reference)
+    log = train.policy_step(s, worker, reference, 2, batch, 1.0, 0.1, task.vocab, policy)
+    assert log["kl1"] == 0 and log["sampler_gap"] < 0.02
+    assert all(p.grad.dtype == torch.float32 for p in policy.parameters()) and all(p.grad is None for p in worker.parameters())
+    exact = gradient(dataclasses.replace(s, dtype="float32"), batch, policy, policy.copy(), task.vocab)
+    for a, b in zip(exact, (p.grad for p in policy.parameters())):
+        assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99
+
+    optimizer, before = train.adam(s, policy, 1e-6), [p.clone() for p in policy.parameters()]
+    optimizer.step()
+    train.renew(worker, policy)
+    assert all(not torch.equal(a, p) for a, p in zip(before, policy.parameters()))
+    assert all(torch.equal(w, p.bfloat16()) for w, p in zip(worker.parameters(), policy.parameters()))
+
+
+def test_a_copy_is_its_own(base):
+    model = GPT.from_hf(base)
+    twin, half = model.copy(), model.copy(torch.bfloat16)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), twin.state_dict().values()))
+    ids = torch.arange(20)[None]
+    assert torch.equal(model(ids), twin(ids)) and torch.equal(half.cos, model.cos)
+    twin.wte.weight.data.zero_()
+    assert model.wte.weight.abs().sum() > 0 and twin.lm_head.weight is twin.wte.weight
+
+
+# ------------------------------------------------------------------ bounded memory
+
+
+def test_a_vocabulary_in_chunks(base):
+    """Log-probabilities, KL and the supervised loss, and their gradients, are the same in chunks of 7 tokens."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 200, (3, 15), generator=generator)
+    turn = torch.randint(0, 3, (3, 15), generator=generator)
+    policy, reference = GPT.from_hf(base), GPT.from_hf(base)
+    reference.wte.weight.data *= 1.1
+
+    def of(chunk):
+        policy.zero_grad()
+        stats = score.answer_stats(policy, reference, ids, turn, chunk=chunk)
+        (stats[0].sum() + stats[1].sum() + score.supervised_loss(policy, ids, turn, 9, chunk=chunk)).backward()
+        return [*stats, *(p.grad.clone() for p in policy.parameters())]
+
+    for a, b in zip(of(7), of(1000)):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert score.logit_chunk(151936) * 151936 * 4 <= 2**29 and score.logit_chunk(358) == 8192
+
+
+def test_sampling_in_parts_keeps_order_and_given_answers(base):
+    """Greedy dialogues are the same in any batch; each problem keeps its rows, and each given answer its row."""
+    model = GPT.from_hf(base, n_ctx=512)
+    prompts = [[i] * n for i, n in ((5, 3), (6, 9), (7, 1), (8, 4), (9, 2))]
+    given = [[20 + i, 1] if i % 3 == 0 else None for i in range(10)]
+    how = dict(K=2, max_new=7, temperature=0.0, given=given)
+    whole = rollout.sample(model, prompts, [3, 4], 1, **how)
+    sizes, original = [], rollout._prefill
+    rollout._prefill = lambda model, prompts, slots: sizes.append(len(prompts)) or original(model, prompts, slots)
+    try:
+        parts = rollout.sample(model, prompts, [3, 4], 1, batch=5, **how)
+    finally:
+        rollout._prefill = original
+    assert sizes == [2, 2, 1]
+    for f in dataclasses.fields(rollout.Rollouts):
+        torch.testing.assert_close(getattr(whole, f.name), getattr(parts, f.name))
+
+
+def test_micro_batches_cover_every_row_once():
+    """Rows of a like length together, nothing cut off; short dialogues, as the laptop's, stay in their order."""
+    length = torch.tensor([10, 200, 64, 65, 130, 1, 128])
+    seen = [(row, width) for rows, width in train.micro_batches(train.Settings(micro_batch=2), length) for row in rows.tolist()]
+    assert sorted(row for row, _ in seen) == list(range(7)) and all(length[row] <= width for row, width in seen)
+    assert [row for row, _ in seen] == [0, 2, 5, 3, 6, 4, 1] and [width for _, width in seen] == [64, 64, 128, 128, 192, 192, 256]
+
+
+# ------------------------------------------------------------------ many processes
+
+
+def test_problems_of_a_step_do_not_depend_on_the_number_of_processes(base, problems, tmp_path, monkeypatch):
+    s = settings(base, problems, tmp_path)
+    task = train.task_of(dataclasses.asdict(s))
+    policy = train.hf_base(s, task)
+
+    def asked(ranks):
+        prompts = []
+        monkeypatch.setattr(train, "world", lambda: ranks)
+        for r in range(ranks):
+            monkeypatch.setattr(train, "rank", lambda: r)
+            part = train.make_rollouts(s, task, policy, policy, 1, 7).parts[0]
+            prompts += [tuple(ids[:start]) for ids, start in zip(part.ids.tolist(), part.start[:, 0].tolist())]
+        return sorted(prompts)
+
+    assert asked(1) == asked(2) == asked(4) and len(set(asked(1))) == 4
+
+
+def test_shared_optimizer_is_the_same_optimizer(base, problems, tmp_path):
+    """Two processes, Adam's state shared or not, activations kept or not: the same log and weights. Then one
+    process goes on from a checkpoint that two have written, and the run ends in a folder of bf16."""
+    plain, shared = tmp_path / "plain", tmp_path / "shared"
+    done = finish(base, problems, plain, "--stage", "1")
+    assert done.returncode == 0, done.stderr
+    done = finish(base, problems, shared, "--stage", "1", "--shard", "--checkpointing")
+    assert done.returncode == 0, done.stderr
+    states = [train.load(run / "stage1.pt")["model"] for run in (plain, shared)]
+    assert all(torch.allclose(states[0][k], states[1][k], rtol=0, atol=1e-6) for k in states[0])
+
+
+def stopped(s, monkeypatch, steps):
+    """A run in this process that is killed behind a checkpoint after so many steps."""
+    original = train.Partial.checkpoint
+
+    def checkpoint(self, step, *rest):
+        original(self, step, *rest)
+        if step == steps:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.Partial, "checkpoint", checkpoint)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(s)
+    monkeypatch.undo()
+
+
+def test_another_number_of_processes_goes_on_in_bf16(base, problems, tmp_path, monkeypatch):
+    """Begun by one process, gone on with by two that share Adam's state, ended by one; the export is bf16."""
+    flags = ["--dtype", "bf16", "--stage", "1", "--stage1_steps", "6"]
+    stopped(settings(base, problems, tmp_path, *flags), monkeypatch, 2)
+    begun = train.load(tmp_path / "stage1.partial.pt")
+    done = finish(base, problems, tmp_path, *flags, "--shard")
+    assert done.returncode == 0, done.stderr
+    assert "goes on from step 2" in done.stdout + done.stderr and begun["step"] == 2
+    assert [line["step"] for line in lines_of(tmp_path / "stage1.jsonl")] == list(range(6))
+    kept, exported = train.load(tmp_path / "stage1.pt")["model"], GPT.from_hf(tmp_path / "stage1-hf", n_ctx=2048)
+    assert exported.wte.weight.dtype == torch.bfloat16 and kept["wte.weight"].dtype == torch.float32
+    assert all(torch.equal(kept[k].bfloat16(), v) for k, v in exported.state_dict().items())
+
+
+# ------------------------------------------------------------------ talking to it, and bad input
+
+
+def test_ask_a_checkpoint_of_a_folder(base, problems, tmp_path, capsys):
+    """The checkpoint remembers tokenizer and template; no verdict, since nobody has said what is right."""
+    s = settings(base, problems, tmp_path, "--stage", "1", "--stage1_steps", "1", "--save_every", "1")
+    train.run(s)
+    capsys.readouterr()
+    evaluate.main(["--folder", str(tmp_path), "--ask", "What is $1+1$?"])
+    out = capsys.readouterr().out
+    assert out.count("answer ") == 2 and "(wrong)" not in out and "(right)" not in out
+
+
+def test_what_cannot_fit_is_said_before_anything_is_made(base, problems, tmp_path):
+    s = settings(base, problems, tmp_path, "--n_ctx", "300")
+    with pytest.raises(train.UserError, match="math/.* tokens, and --n_ctx 300 with --max_new 6 leaves"):
+        train.run(s)
+    assert not list(tmp_path.glob("stage*"))
+
+
+def test_defaults_with_real_weights_are_the_papers(base, problems):
+    flags = ["--model", str(base), "--data", str(problems), "--task"]
+    s = train.parse([*flags, "math"])
+    assert (s.problems * s.attempts, s.stage1_lr, s.alpha, s.beta1, s.beta2) == (512, 5e-6, 10, 0.01, 0.1)
+    s = train.parse([*flags, "mbpp", "--alpha", "3"])
+    assert (s.problems * s.attempts, s.stage2_lr, s.alpha, s.beta1, s.beta2) == (128, 1e-5, 3, 0.01, 0.25)
+    assert train.parse([]).stage1_lr == train.Settings.stage1_lr
