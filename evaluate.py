@@ -253,13 +253,15 @@ def jobs(folder: Path, arms: list[str], seeds: int, quick: bool, others: int = 3
     return list(found.values())
 
 
-def run_jobs(todo: list[Job], workers: int) -> None:
+def run_jobs(todo: list[Job], workers: int, grace: float = 60.0) -> None:
     """Runs what is not done yet, `workers` at a time; says what is done, what runs, and how long is left.
 
-    Interrupted, it lets every run write its checkpoint, and goes on from there the next time."""
+    Interrupted, it lets every run write its checkpoint, and goes on from there the next time. A run that has not ended
+    `grace` seconds later (it may be collecting) is killed: its last checkpoint is whole."""
     open_, running, done, began = [j for j in todo if not j.result.exists()], {}, 0, time.monotonic()
     print(f"{len(todo) - len(open_)} of {len(todo)} runs are done", flush=True)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like a Ctrl-C
+    # SIGTERM ends like a Ctrl-C; and where a shell started this with SIGINT ignored, it is heard all the same, here and in the runs.
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while open_ or running:
             for job in [j for j in open_ if j.needs is None or j.needs.exists()][: workers - len(running)]:
@@ -286,8 +288,13 @@ def run_jobs(todo: list[Job], workers: int) -> None:
         for _, process in running.values():
             process.send_signal(signal.SIGINT)
         for _, process in running.values():
-            process.wait()
-        signal.signal(signal.SIGTERM, before)
+            try:
+                process.wait(grace)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def clock(seconds: float) -> str:

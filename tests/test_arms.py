@@ -1,5 +1,6 @@
 """The arms beside REINFORCE: their rounds, and more attempts than two. What each imitates: test_train.py."""
 
+import json
 import random
 
 import pytest
@@ -48,34 +49,19 @@ def half_right(monkeypatch):
 
 
 @pytest.mark.parametrize("learn, rounds", [("star", 3), ("rest-em", 3), ("pairs", 1)])
-def test_rounds_collect_with_the_last_model_and_begin_from_the_first(half_right, monkeypatch, tmp_path, learn, rounds):
-    """The rollouts of all steps of RL are drawn, once each; on-policy of the round before; no weight outlives a round."""
-    s, seen = settings("--learn", learn), {"steps": [], "collectors": [], "begin": []}
-    make, step = train.make_rollouts, train.supervised_step
-    weights = lambda model: {k: v.clone() for k, v in model.state_dict().items()}
+def test_fine_tuning_draws_what_reinforce_would(half_right, monkeypatch, tmp_path, learn, rounds):
+    """The rollouts of all steps of RL, once each, none of them offline: the budget is the same."""
+    s, seen, make = settings("--learn", learn), [], train.make_rollouts
 
     def make_rollouts(s, task, model, base, stage, at):
-        assert s.offline == 0
-        seen["steps"].append(at)
-        seen["collectors"].append(weights(model))
+        seen.append((at, s.offline, stage, s.problems * s.attempts))
         return make(s, task, model, base, stage, at)
 
-    def supervised_step(s, model, *rest):
-        seen["begin"].append(weights(model))
-        return step(s, model, *rest)
-
     monkeypatch.setattr(train, "make_rollouts", make_rollouts)
-    monkeypatch.setattr(train, "supervised_step", supervised_step)
-    base = tiny(s)
-    left = train.train_sft(s, TASK, "stage2", tiny(s), base, tmp_path)
-    each = s.stage2_steps // rounds
-    assert seen["steps"] == [*range(s.stage2_steps)]
-    for k in range(rounds):
-        assert same_weights(seen["begin"][k * each], base.state_dict())
-        collectors = seen["collectors"][k * each : (k + 1) * each]
-        assert all(same_weights(collectors[0], c) for c in collectors)
-        assert same_weights(collectors[0], base.state_dict()) == (k == 0)
-    assert not same_weights(left.state_dict(), base.state_dict())
+    train.train_sft(s, TASK, "stage2", tiny(s), tiny(s), tmp_path)
+    assert seen == [(at, 0.0, 2, 8) for at in range(6)]
+    log = [json.loads(line)["round"] for line in (tmp_path / "stage2.jsonl").read_text().splitlines()]
+    assert log == [1 + at * rounds // 6 for at in range(len(log))] and (learn == "pairs" or len(log) == 6)
 
 
 def test_killed_between_two_rounds(half_right, monkeypatch, tmp_path, killed=2):

@@ -294,6 +294,18 @@ evaluate.run_jobs([evaluate.Job("base-0", [sys.executable, "-c", {code!r}, str(p
         (tmp_path / "base-0" / "begun").unlink()
 
 
+def test_a_run_that_does_not_stop_is_killed(tmp_path):
+    """One run fails, the other does not hear: the call ends all the same, and leaves no process behind."""
+    deaf = job(tmp_path, "base-0", "import os, sys, time, signal, pathlib; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+               "p = pathlib.Path(sys.argv[1]); p.with_name('new').write_text(str(os.getpid())); p.with_name('new').rename(p.with_name('pid')); time.sleep(60)")  # fmt: skip
+    pid = deaf.result.with_name("pid")
+    fails = job(tmp_path, "base-1", f"import time, pathlib\nwhile not pathlib.Path({str(pid)!r}).exists(): time.sleep(0.01)\nraise SystemExit('no luck')")
+    with pytest.raises(data.DataError, match="base-1 ended with code 1: no luck"):
+        evaluate.run_jobs([deaf, fails], 2, grace=0.1)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
 def test_stage1_is_shared_not_made_again(tmp_path):
     """An arm that goes on from the Stage I of `score` finds it in its own folder, whole; what is there already stays."""
     score = tmp_path / "score-0"
