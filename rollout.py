@@ -228,6 +228,7 @@ def _say(model, d, words):
 # How many steps go by between two counts of the rows that go on, and the share of them at which the batch is made
 # smaller: on a CPU that is worth more, and a count costs nothing.
 COUNTED = {"cpu": (1, 0.75), "cuda": (16, 0.5)}
+READ = 256  # slots by which a recorded step reads more of the cache
 
 
 def _answer(model, d, i, max_new, eos, temperature, vocab, forced, generator):
@@ -283,14 +284,14 @@ class _Decoder:
     kernels a layer, one by one. A CUDA graph is a recording of what was started, which is started again as
     a whole. It always reads and writes the same places, so the arguments are copied to where they were
     when it was recorded, and it is recorded anew for another cache, and when the part of the cache
-    that attention reads, in steps of 256 slots, has been filled.
+    that attention reads, in steps of READ slots, has been filled.
     """
 
     def __init__(self, model, cache):
-        self.model, self.cache, self.reads = model, cache, 0
+        self.model, self.cache, self.reads, self.recording = model, cache, 0, cache.k.is_cuda
 
     def __call__(self, token, pos, filled):
-        if not token.is_cuda:
+        if not self.recording:
             return self._step(token, pos, filled)
         if filled > self.reads:
             self._record(token, pos, filled)
@@ -303,7 +304,7 @@ class _Decoder:
         return self.model.lm_head(self.model.hidden(token[:, None], pos, self.cache, filled)[:, 0])
 
     def _record(self, token, pos, filled):
-        self.reads = min(-(-filled // 256) * 256, self.cache.k.shape[3])
+        self.reads = min(-(-filled // READ) * READ, self.cache.k.shape[3])
         self.token, self.pos, self.graph, self.logits = token.clone(), pos.clone(), None, None
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())

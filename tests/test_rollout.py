@@ -154,6 +154,50 @@ def test_rows_counted_seldom(model, monkeypatch, temperature):
         assert torch.equal(r.turn[2 * n, : r.length[2 * n]], alone.turn[0, : alone.length[0]])
 
 
+class FakeCuda:
+    """torch.cuda for a machine without: a graph that is replayed does again what was recorded, where it was recorded."""
+
+    recorded = []
+
+    def __init__(self, *_, **__):
+        FakeCuda.recorded.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def wait_stream(self, _):
+        pass
+
+    def replay(self):
+        d = self.decoder
+        d.logits.copy_(d._step(d.token, d.pos, d.reads))
+
+
+def test_recorded_steps(model, monkeypatch):
+    """The bookkeeping of recorded steps, without a GPU: new tokens and positions reach the recording, attention reads
+    enough, and another cache has another recording."""
+    for name in ("Stream", "CUDAGraph", "stream", "graph", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, FakeCuda)
+    monkeypatch.setitem(rollout.COUNTED, "cpu", (4, 0.5))
+    init, record, reads = rollout._Decoder.__init__, rollout._Decoder._record, []
+
+    def recorded(self, *args):
+        record(self, *args)
+        self.graph.decoder = self
+        reads.append((self.reads, args[2]))
+
+    monkeypatch.setattr(rollout._Decoder, "_record", recorded)
+    monkeypatch.setattr(rollout._Decoder, "__init__", lambda self, *args: init(self, *args) or setattr(self, "recording", True))
+    monkeypatch.setattr(rollout, "READ", 16)
+    r = rollout.sample(model, PROMPTS * 4, INSTRUCTION, EOS, K=2, max_new=24, temperature=1.0)
+    with torch.no_grad():
+        check_against_full_pass(model, r)
+    assert len(reads) > 4 and all(n >= filled for n, filled in reads)
+
+
 def test_finished_rows_leave_the_batch(model, monkeypatch):
     """Work, counted: the token-steps that reach the model stay below rows x steps once rows have ended."""
     fed, hidden = [], GPT.hidden
