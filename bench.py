@@ -2,6 +2,9 @@
 
     python bench.py                the laptop model and batch of train.py's defaults
     python bench.py --threads 1
+    python bench.py --model FOLDER         at size, on the GPU if there is one: decoding against the memory's bandwidth,
+    python bench.py --model                the update against matrix products, peak memory against train.memory;
+                                           without a folder, random weights of the shape of Qwen2.5-1.5B
 
 Ratios, not seconds, are what travels between machines. The limits are measured here as well: the
 matrix-product rate on the shapes of this model and on large squares, and the copy bandwidth.
@@ -10,11 +13,15 @@ matrix-product rate on the shapes of this model and on large squares, and the co
 
 import argparse
 import copy
+import dataclasses
+import multiprocessing
 import os
 import random
+import resource
 import tempfile
 import time
 import warnings
+from pathlib import Path
 
 import torch
 
@@ -22,22 +29,30 @@ import data
 import rollout
 import train
 import verify
-from model import GPT, save_hf
+from model import GPT, GPTConfig, KVCache, save_hf
+
+
+def wait():
+    """Until a GPU has done what it was asked for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def best_of(f, seconds=3.0, at_least=3):
     """The fastest of repeated calls, in seconds: on a shared machine the others measure the neighbours."""
     times, began = [], time.perf_counter()
     while len(times) < at_least or time.perf_counter() - began < seconds:
+        wait()
         t = time.perf_counter()
         f()
+        wait()
         times.append(time.perf_counter() - t)
     return min(times)
 
 
-def gflops(m, k, n):
+def gflops(m, k, n, **where):
     """Measured rate of an (m, k) x (k, n) product."""
-    a, b = torch.randn(m, k), torch.randn(n, k)
+    a, b = torch.randn(m, k, **where), torch.randn(n, k, **where)
     return 2 * m * k * n / best_of(lambda: torch.nn.functional.linear(a, b), 1.0) / 1e9
 
 
@@ -51,21 +66,21 @@ def laptop_model(task):
     return GPT(train.laptop_config(train.Settings(), task))
 
 
-def in_transformers(model, folder):
+def in_transformers(model, folder, **how):
     """The same weights as `transformers` loads them from a folder."""
     from transformers import AutoModelForCausalLM
 
     save_hf(model, folder)
-    return AutoModelForCausalLM.from_pretrained(folder).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, **how).eval()
 
 
-def transformers_two_turns(theirs, prompts, task, K, max_new):
+def transformers_two_turns(theirs, prompts, task, K, max_new, **more):
     """Both turns with `generate`, as a trainer built on it does: turn 2 starts from a longer prompt."""
-    ids = torch.tensor(prompts).repeat_interleave(K, 0)
-    how = dict(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=max_new, min_new_tokens=max_new, pad_token_id=0)
+    ids = torch.tensor(prompts, device=theirs.device).repeat_interleave(K, 0)
+    how = dict(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=max_new, min_new_tokens=max_new, pad_token_id=0) | more
     with torch.no_grad():
         first = theirs.generate(ids, attention_mask=torch.ones_like(ids), **how)
-        second = torch.cat([first, torch.tensor(task.instruction).expand(len(first), -1)], dim=1)
+        second = torch.cat([first, torch.tensor(task.instruction, device=ids.device).expand(len(first), -1)], dim=1)
         return theirs.generate(second, attention_mask=torch.ones_like(second), **how)
 
 
@@ -163,11 +178,183 @@ def bench_trl(s, task, model, ours, tokens, N):
     print(f"  TRL's RLOO trainer, {N} rollouts of {new} tokens a step: {theirs:.3f} s; ours is {theirs / ours:.1f} times as fast")
 
 
+# ------------------------------------------------------------------ at size
+#
+# No GPU was at hand when this was written: on a CPU all of it has run, but not the recording of graphs
+# (rollout._Decoder), which the first check is about.
+
+
+def qwen_shape() -> GPTConfig:
+    """Qwen2.5-1.5B."""
+    return GPTConfig(
+        151936, n_layer=28, n_head=12, n_kv_head=2, n_embd=1536, head_dim=128, n_ff=8960, n_ctx=4096, rope_theta=1e6, qkv_bias=True
+    )  # fmt: skip
+
+
+def random_model(config: GPTConfig, device, dtype) -> GPT:
+    """Made where it is needed, since a CPU takes a minute for so many weights."""
+    with torch.device("meta"):
+        model = GPT(config).to(dtype)
+    model.to_empty(device=device)
+    model._tie_and_turn()
+    generator = torch.Generator(device).manual_seed(0)
+    for name, p in model.named_parameters():
+        p.data.fill_(1.0) if p.ndim == 1 and "ln" in name else p.data.normal_(std=0.02, generator=generator)
+    return model
+
+
+@torch.no_grad()
+def check_decoding(model, device) -> None:
+    """The sampler's log-probabilities against the plain pass over the whole dialogue, which knows no cache and no graph."""
+    generator = torch.Generator(device).manual_seed(1)
+    prompts = [torch.randint(0, 200, (n,)).tolist() for n in (5, 40, 17)]
+    gaps = []
+    for rows in (1, 3):
+        r = rollout.sample(model, prompts[:rows], [1, 2, 3], 0, K=4, max_new=300, generator=generator)
+        for n in range(len(r.ids)):
+            ids = r.ids[n : n + 1, : r.length[n]]
+            logp = torch.log_softmax(model(ids).float(), -1)[0, :-1].gather(-1, ids[0, 1:, None])[:, 0]
+            gaps.append((logp - r.logp[n, 1 : r.length[n]]).abs()[r.turn[n, 1 : r.length[n]] > 0].mean().item())
+    print(f"check: log-probabilities of the sampler and of the plain pass differ by {max(gaps):.1e} nats a token; rounding of bf16 is some 1e-2")
+
+
+@torch.no_grad()
+def bench_decode(model, device, bandwidth, batches, filled=512) -> None:
+    """A decode step at several batches: the weights and the filled cache, read once, over the measured copy bandwidth."""
+    c = model.config
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    weights -= 0 if c.tied_head else model.wte.weight.numel() * model.wte.weight.element_size()  # one row a token is read
+    for n in batches:
+        cache = KVCache.empty(model, n, 2 * filled)
+        decode = rollout._Decoder(model, cache)
+        token, pos = torch.zeros(n, dtype=torch.long, device=device), torch.full((n, 1), filled - 1, device=device)
+        decode(token, pos, filled)
+        seconds = best_of(lambda: [decode(token, pos, filled) for _ in range(20)], 1.0) / 20
+        read = weights + cache.k[:, :, :, :filled].numel() * 2 * cache.k.element_size()
+        print(f"decode, batch {n}, {filled} slots filled: {seconds * 1e3:.2f} ms, {n / seconds:.0f} tokens/s, "
+              f"{read / seconds / 1e9:.0f} GB/s = {100 * read / seconds / 1e9 / bandwidth:.0f} % of the copy bandwidth")  # fmt: skip
+
+
+def bench_generate(model, device, batch, width, new) -> None:
+    """Both turns, against `transformers` generate with either cache; no answer ends early."""
+    prompts = torch.randint(0, model.config.vocab_size, (batch, width)).tolist()
+    task = data.Task(None, None, None, None, None, None, [1, 2, 3], -1, model.config.vocab_size, new)
+    generator = torch.Generator(device).manual_seed(0)
+    ours = best_of(lambda: rollout.sample(model, prompts, task.instruction, -1, max_new=new, generator=generator), 1.0, 2)
+    print(f"two turns of {new} tokens, batch {batch}: {ours:.2f} s, {2 * batch * new / ours:.0f} tokens/s")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            theirs = in_transformers(model, f"{folder}/model", torch_dtype=model.wte.weight.dtype).to(device)
+    except ImportError:
+        print("  transformers is not installed: not compared")
+        return
+    for cache in ("dynamic", "static"):
+        seconds = best_of(lambda: transformers_two_turns(theirs, prompts, task, 1, new, cache_implementation=cache), 1.0, 2)
+        print(f"  transformers generate, {cache} cache, same weights, batch and lengths: {seconds:.2f} s; ours is {seconds / ours:.1f} times as fast")
+
+
+def one_update(config, s, tokens, device):
+    """Everything that a training step of full-length dialogues has in memory: (sampling, update), two functions."""
+    policy = random_model(config, device, torch.float32)
+    base = policy.copy(train.compute_dtype(s)).requires_grad_(False)
+    average = policy.copy() if s.average else policy
+    worker, optimizer = train.worker_of(s, policy), train.adam(s, policy, 1e-6)
+    N, new = s.problems * s.attempts, s.max_new
+    width = tokens - 2 * new - 8
+    prompts = torch.randint(0, config.vocab_size, (s.problems, width)).tolist()
+    turn = torch.zeros(N, tokens, dtype=torch.long)
+    turn[:, width : width + new], turn[:, tokens - new :] = 1, 2
+    length, done = torch.full((N,), tokens), torch.ones(N, 2, dtype=torch.bool)
+    start = torch.tensor([width, tokens - new]).expand(N, 2)
+    parts = (torch.randint(0, config.vocab_size, (N, tokens)), turn, torch.zeros(N, tokens), length, start, start + new, done)
+    drawn = rollout.Rollouts(*(x.to(device) for x in parts))
+    rewards = torch.randint(0, 2, (N, 2)).float()
+    batch = train.Batch([drawn], rewards, done, torch.zeros(N, dtype=torch.bool), torch.ones(N, dtype=torch.bool))
+
+    def sampling():
+        rollout.sample(worker, prompts, [1] * 8, -1, K=s.attempts, max_new=new, batch=s.sample_batch)
+
+    def update():
+        train.policy_step(s, worker, base, 2, batch, s.alpha, s.beta1, None, policy)
+        optimizer.step()
+        optimizer.zero_grad()
+        train.renew(worker, policy)
+        train.blend(average, policy, 1000, s.average)
+
+    return sampling, update
+
+
+def peak_of(config, s, tokens, device) -> tuple[int, float]:
+    """Most bytes at a time in two steps, and the seconds of the faster update. On a GPU what tensors had, by
+    torch.cuda.max_memory_allocated; on a CPU by how much the process grew (ru_maxrss): call it in a process of its own."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    sampling, update = one_update(config, s, tokens, device)
+    seconds = []
+    for _ in range(2):  # the first makes the optimizer's state
+        sampling()
+        wait()
+        began = time.perf_counter()
+        update()
+        wait()
+        seconds.append(time.perf_counter() - began)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() - before, min(seconds)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, min(seconds)
+
+
+def bench_memory(config, s, tokens, device, rate) -> None:
+    """A whole step's peak against the formula, and the update against the matrix-product rate."""
+    said = train.memory(config, s, tokens)
+    if device.type == "cuda":
+        peak, seconds = peak_of(config, s, tokens, device)
+    else:  # a process has one peak in its life
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            peak, seconds = pool.apply(peak_of, (config, s, tokens, device))
+    matrices = said["parameters"] - (0 if config.tied_head else config.vocab_size * config.n_embd)
+    done = s.problems * s.attempts * tokens
+    flops = (8 + 2 * s.checkpointing) * matrices * done  # as in bench_step; computing blocks again is a forward more
+    print(f"update of {done} tokens, {said['parameters']:,} parameters, {s.dtype}{', checkpointing' if s.checkpointing else ''}: {seconds:.2f} s, "
+          f"{flops / seconds / 1e9:.0f} GFLOP/s = {100 * flops / seconds / 1e9 / rate:.0f} % of the matrix-product rate")  # fmt: skip
+    print(f"  peak {peak / 1e9:.2f} GB; train.memory says {said['peak'] / 1e9:.2f} GB ({100 * peak / said['peak']:.0f} %): "
+          + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in said.items() if v and k not in ("peak", "parameters")))  # fmt: skip
+
+
+def at_size(folder: str, device) -> None:
+    """Everything about --model in one call. On a CPU with a model that a CPU can bear."""
+    gpu = device.type == "cuda"
+    n, dtype = (8192, torch.bfloat16) if gpu else (2048, torch.float32)
+    rate = gflops(n, n, n, device=device, dtype=dtype)
+    source = torch.randn((1 << 28) if gpu else (32 << 20), device=device)
+    target = torch.empty_like(source)
+    bandwidth = 2 * 4 * source.numel() / best_of(lambda: target.copy_(source), 1.0) / 1e9
+    del source, target
+    print(f"{torch.cuda.get_device_name() if gpu else 'CPU'}: {dtype} products {rate:.0f} GFLOP/s, copy {bandwidth:.0f} GB/s")
+    small = GPTConfig(32000, n_layer=6, n_head=8, n_kv_head=2, n_embd=512, head_dim=64, n_ff=1408, n_ctx=1024, qkv_bias=True)
+    dtype = torch.bfloat16 if gpu else torch.float32
+    model = GPT.from_hf(folder, dtype, device=device) if folder else random_model(qwen_shape() if gpu else small, device, dtype)
+    check_decoding(model, device)
+    bench_decode(model, device, bandwidth, (1, 4, 16, 64, 256) if gpu else (1, 4), 512 if gpu else 64)
+    bench_generate(model, device, *((64, 256, 256) if gpu else (4, 32, 16)))
+    config = model.config
+    del model
+    s = train.Settings(model="-", problems=8 if gpu else 2, attempts=8 if gpu else 2, max_new=512 if gpu else 128, average=0.0)
+    for checkpointing in (False, True):
+        s = dataclasses.replace(s, dtype="bf16" if gpu else "float32", checkpointing=checkpointing, micro_batch=4 if gpu else 2)
+        bench_memory(config, s, 1536 if gpu else 512, device, rate)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)")
+    parser.add_argument("--model", nargs="?", const="", metavar="FOLDER", help="measure at size: a Hugging Face folder, or random weights")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.model is not None:
+        return at_size(args.model, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     s, task = train.Settings(), data.TASKS[train.Settings().task]
     model = laptop_model(task)
     shapes = [(s.micro_batch * 32, s.n_embd, 2 * model.config.n_ff), (2048, 2048, 2048)]

@@ -120,9 +120,14 @@ class Attention(nn.Module):
         if write is not None:
             k, v = write(k, v)  # (B, nkv, S, hd): everything this row has said so far
         gqa = self.n_head != self.n_kv_head
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=gqa
-        )  # (B, nh, T, hd)
+        if gqa and T == 1 and mask is not None:
+            # Decoding: the heads that share a key are as many queries to it, and nothing is repeated to read it.
+            y = F.scaled_dot_product_attention(q.reshape(B, self.n_kv_head, -1, self.head_dim), k, v, attn_mask=mask)
+            y = y.reshape(B, self.n_head, T, self.head_dim)
+        else:
+            y = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=gqa
+            )  # (B, nh, T, hd)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
 
 

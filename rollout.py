@@ -8,8 +8,8 @@ Turn 2 goes on in turn 1's cache: the problem and the first answer are neither c
 tokenised a second time. The dialogue is the concatenation of ids: prompt, *sampled* ids, instruction.
 
 Rows have their own lengths (model.py: a token's slot is its position). A row whose answer has
-ended is dropped from the batch, by compaction whenever a quarter of the rows has ended. EOS is the last
-token of an answer and belongs to it. An answer that reaches `max_new` without EOS is truncated:
+ended is dropped from the batch, by compaction whenever a quarter of the rows has ended (on a GPU half of
+them). EOS is the last token of an answer and belongs to it. An answer that reaches `max_new` without EOS is truncated:
 `finished` is False for it, it is a failed answer, and the dialogue goes on behind it all the same.
 """
 
@@ -54,6 +54,8 @@ def choose(logits, temperature, generator):
     logp = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)  # (N, V)
     if temperature == 0:
         token = logp.argmax(-1)
+    elif logp.is_cuda:
+        token = race(logp, generator)
     else:
         # By the inverse of the distribution function: one random number a row, where multinomial
         # draws one for each word of the vocabulary. Scaled to the last sum, which rounding may leave off 1.
@@ -61,6 +63,13 @@ def choose(logits, temperature, generator):
         u = torch.rand(len(cdf), 1, dtype=torch.double, device=cdf.device, generator=generator)
         token = torch.searchsorted(cdf, u * cdf[:, -1:], right=True)[:, 0].clamp(max=cdf.shape[1] - 1)
     return token, logp.gather(-1, token[:, None])[:, 0]
+
+
+def race(logp, generator):
+    """Words drawn by exponential clocks: each word's runs at the speed of its probability, and the first to ring is
+    drawn. A random number a word, which a GPU has in no time, and no sum over the vocabulary, one word after the other."""
+    clocks = torch.empty_like(logp).exponential_(generator=generator)  # (N, V)
+    return (logp - clocks.log()).argmax(-1)  # (N,)
 
 
 @torch.no_grad()  # not inference_mode: its tensors could not be used by autograd afterwards
@@ -216,13 +225,25 @@ def _say(model, d, words):
     d.logits = model.lm_head(model.hidden(x, pos, d.cache, filled=int(d.length.max()))[:, -1])  # (N, V)
 
 
+# How many steps go by between two counts of the rows that go on, and the share of them at which the batch is made
+# smaller: on a CPU that is worth more, and a count costs nothing.
+COUNTED = {"cpu": (1, 0.75), "cuda": (16, 0.5)}
+READ = 256  # slots by which a recorded step reads more of the cache
+
+
 def _answer(model, d, i, max_new, eos, temperature, vocab, forced, generator):
-    """Draws answer i of every row, token by token, until EOS or `max_new` tokens."""
+    """Draws answer i of every row, token by token, until EOS or `max_new` tokens.
+
+    A GPU works behind the program's back, and every number that the program wants to see makes it wait until all is
+    done. So a step asks for none; every 16th (on a CPU each) asks how many rows still go on.
+    """
     N, device = len(d.ids), d.ids.device
+    every, few = COUNTED[device.type]
     d.start.append(d.length.clone())
     d.length, finished = d.length.clone(), torch.zeros(N, dtype=torch.bool, device=device)
     # `rows`: the dialogues still in the batch; `cache`, `logits` are theirs, d's are everybody's.
     rows, cache, logits = torch.arange(N, device=device), d.cache, d.logits
+    decode, filled = _Decoder(model, cache), int(d.length.max())
     label = torch.full((N,), i, device=device)
     if forced is not None:
         label[forced[:, 0] >= 0] = 0  # given, not drawn: no gradient
@@ -230,24 +251,67 @@ def _answer(model, d, i, max_new, eos, temperature, vocab, forced, generator):
         token, logp = choose(logits[:, :vocab], temperature, generator)  # (n,), (n,)
         if forced is not None:
             token = torch.where(forced[rows, t] >= 0, forced[rows, t], token)
-        going = ~finished[rows]  # a row that ended since the last compaction is not written to
-        r, at = rows[going], d.length[rows[going]]
-        d.ids[r, at], d.turn[r, at] = token[going], label[r]
-        d.logp[r, at] = torch.where(label[r] > 0, logp[going], 0.0)
-        d.length[r] += 1
-        finished[r] = token[going] == eos
-        left = int((~finished).sum())
-        if left == 0 or t == max_new - 1:
+        going, at, own = ~finished[rows], d.length[rows], label[rows]  # (n,) each
+        for kept, new in ((d.ids, token), (d.turn, own), (d.logp, torch.where(own > 0, logp, 0.0))):
+            kept[rows, at] = torch.where(going, new, kept[rows, at])  # a row that has ended stays as it is
+        d.length[rows] += going
+        finished[rows] |= going & (token == eos)
+        filled += 1
+        if t == max_new - 1:
             break
-        if left <= 0.75 * len(rows):
-            if cache is not d.cache:
-                d.cache.put_rows(rows, cache)  # the next turn goes on in everybody's cache
-            token, rows = token[~finished[rows]], (~finished).nonzero()[:, 0]
-            cache = d.cache.rows(rows)
-        pos = d.length[rows, None] - 1  # (n, 1)
-        h = model.hidden(token[:, None], pos, cache, filled=int(pos.max()) + 1)  # (n, 1, C)
-        logits = model.lm_head(h[:, 0])  # (n, V)
+        if (t + 1) % every == 0:
+            left = int((~finished).sum())
+            if left == 0:
+                break
+            if left <= few * len(rows):
+                if cache is not d.cache:
+                    d.cache.put_rows(rows, cache)  # the next turn goes on in everybody's cache
+                token, rows = token[~finished[rows]], (~finished).nonzero()[:, 0]
+                cache = d.cache.rows(rows)
+                decode = _Decoder(model, cache)
+            filled = int(d.length[rows].max())
+        logits = decode(token, d.length[rows, None] - 1, filled)  # (n, V)
     if cache is not d.cache:
         d.cache.put_rows(rows, cache)
     d.stop.append(d.length.clone())
     d.finished.append(finished)
+
+
+class _Decoder:
+    """One step of decoding over one cache: token (n,), its position (n, 1), slots to read -> logits (n, V).
+
+    On a CPU that is a call of the model. On a GPU the call takes longer than its work: Python starts some twenty small
+    kernels a layer, one by one. A CUDA graph is a recording of what was started, which is started again as
+    a whole. It always reads and writes the same places, so the arguments are copied to where they were
+    when it was recorded, and it is recorded anew for another cache, and when the part of the cache
+    that attention reads, in steps of READ slots, has been filled.
+    """
+
+    def __init__(self, model, cache):
+        self.model, self.cache, self.reads, self.recording = model, cache, 0, cache.k.is_cuda
+
+    def __call__(self, token, pos, filled):
+        if not self.recording:
+            return self._step(token, pos, filled)
+        if filled > self.reads:
+            self._record(token, pos, filled)
+        self.token.copy_(token)
+        self.pos.copy_(pos)
+        self.graph.replay()
+        return self.logits  # until the next step
+
+    def _step(self, token, pos, filled):
+        return self.model.lm_head(self.model.hidden(token[:, None], pos, self.cache, filled)[:, 0])
+
+    def _record(self, token, pos, filled):
+        self.reads = min(-(-filled // READ) * READ, self.cache.k.shape[3])
+        self.token, self.pos, self.graph, self.logits = token.clone(), pos.clone(), None, None
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # once for nothing: libraries set themselves up. The cache gets what the replay writes
+            self._step(self.token, self.pos, self.reads)
+        torch.cuda.current_stream().wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        # other threads (NCCL's watchdog) may use the GPU meanwhile
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            self.logits = self._step(self.token, self.pos, self.reads)

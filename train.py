@@ -246,14 +246,17 @@ def reduce_gradients(model, message: int = 1 << 24) -> None:
 def hf_base(s: Settings, task) -> GPT:
     """The folder's model in float32, which is what Adam's small steps need. UserError where a dialogue may not fit."""
     policy = GPT.from_hf(s.model, torch.float32, s.n_ctx or None, device(s))
-    room = policy.config.n_ctx - s.turns * task.max_new - (s.turns - 1) * len(task.instruction)
-    for split in ("train", s.split):
-        for problem in task.problems(split, sys.maxsize):
-            if len(task.ask(problem.prompt)) > room:
-                raise UserError(f"problem {problem.id} has {len(task.ask(problem.prompt))} tokens, and --n_ctx {policy.config.n_ctx} with "
-                                f"--max_new {task.max_new} leaves {room}; change these two, or remove the problem")  # fmt: skip
+    behind = s.turns * task.max_new + (s.turns - 1) * len(task.instruction)
+    problems = [p for split in ("train", s.split) for p in task.problems(split, sys.maxsize)]
+    longest, problem = max(((len(task.ask(p.prompt)), p) for p in problems), key=lambda x: x[0])
+    if longest + behind > policy.config.n_ctx:
+        raise UserError(f"problem {problem.id} has {longest} tokens, and --n_ctx {policy.config.n_ctx} with --max_new {task.max_new} leaves "
+                        f"{policy.config.n_ctx - behind}; change these two, or remove the problem")  # fmt: skip
     if task.vocab > policy.config.vocab_size:
         raise UserError(f"{s.model}: the tokenizer has {task.vocab} tokens, and the model {policy.config.vocab_size}; they do not belong together")
+    m = memory(policy.config, s, longest + behind, world())
+    say(f"{s.model}: {m['parameters']:,} parameters, dialogues of at most {longest + behind} tokens; some {m['peak'] / 1e9:.1f} GB "
+        f"on each process (train.memory says for what)")  # fmt: skip
     return policy
 
 
@@ -304,6 +307,53 @@ def adam(s: Settings, policy: GPT, lr: float):
     if s.shard and world() > 1:
         return ZeroRedundancyOptimizer(policy.parameters(), torch.optim.Adam, **how)
     return torch.optim.Adam(policy.parameters(), **how)
+
+
+def memory(c: GPTConfig, s: Settings, tokens: int, ranks: int = 1) -> dict[str, int]:
+    """Bytes that training needs on each of `ranks` processes, by what they are for; "peak" is what is there at once.
+
+    tokens: of the longest dialogue, prompt and all answers. With N weights, 4 bytes each in float32 and e = 2 in bf16:
+
+        trained weights 4N, gradients 4N, Adam 8N (with --shard 8N / ranks), the copy that computes 2N (bf16),
+        reference eN, average 4N (unless --average 0)
+        activations   e · micro_batch · tokens · n_layer · a, with a the numbers that a block keeps of a token;
+                      with --checkpointing one of n_embd for each block, and a for the one that is computed again
+        logits        eight (chunk, V) tensors of float32, most of them in the backward pass (score.logit_chunk)
+        cache         e · dialogues · tokens · keys and values of a token, and once more for the rows that go on
+                      when the others have ended; dialogues: --sample_batch, or all of a process's
+        sampler       the logits of each dialogue's next token in float32, and what is made of them
+        message       the longest message of the all-reduce
+
+    Sampling and updating take turns: the peak has cache and sampler, or gradients, activations and logits. Not in it:
+    what the allocator does not give back, CUDA's own half a gigabyte and more, and the checkpoint on its way to the disk.
+    bench.py measures it.
+    """
+    e, Q, KV, V = (2 if s.dtype == "bf16" else 4), c.n_head * c.head_dim, c.n_kv_head * c.head_dim, c.vocab_size
+    block = c.n_embd * (2 * Q + 2 * KV + 3 * c.n_ff + 2) + (Q + 2 * KV) * c.qkv_bias + 2 * c.head_dim * c.qk_norm
+    N = V * c.n_embd * (1 if c.tied_head else 2) + c.n_layer * block + c.n_embd
+    # of a block: input, quotient and output of both norms; q, k, v before and behind RoPE; attention's output; gate, up,
+    # silu, product. Norms of one piece (on a GPU) keep no quotient.
+    a = 6 * c.n_embd + 2 * (Q + KV) + KV + Q + 2 * (Q + KV) * c.qk_norm + 4 * c.n_ff
+    width = 64 * -(-tokens // 64)
+    kept = c.n_layer * c.n_embd + a if s.checkpointing else c.n_layer * a
+    drawn = s.problems * s.attempts * s.siblings // ranks
+    drawn, rows = min(s.sample_batch or drawn, drawn), min(s.micro_batch, drawn)
+    parts = {
+        "weights": 4 * N,
+        "gradients": 4 * N,
+        "adam": 8 * N // (ranks if s.shard else 1),
+        "copy": 2 * N if s.dtype == "bf16" else 0,
+        "reference": e * N,
+        "average": 4 * N if s.average else 0,
+        "activations": e * rows * width * kept,
+        "logits": 8 * 4 * V * min(score.logit_chunk(V), rows * s.turns * s.max_new),
+        "cache": e * drawn * tokens * 2 * KV * c.n_layer * 7 // 4,
+        "sampler": drawn * V * (2 * e + 4 * 8),
+        "message": 4 * max(1 << 24, V * c.n_embd) if ranks > 1 else 0,
+    }
+    always = sum(parts[k] for k in ("weights", "adam", "copy", "reference", "average"))
+    update = parts["gradients"] + max(parts["activations"] + parts["logits"], parts["message"])
+    return parts | {"parameters": N, "peak": always + max(update, parts["cache"] + parts["sampler"])}
 
 
 # ------------------------------------------------------------------ checkpoints

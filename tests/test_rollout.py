@@ -102,6 +102,14 @@ def test_sampling_follows_the_distribution(model):
         torch.testing.assert_close(logp, exact.log()[token].float())
 
 
+def test_race_follows_the_distribution():
+    """The draw of the GPU, on the CPU: 50,000 of them, 5 sigma."""
+    exact = torch.tensor([0.5, 0.3, 0.15, 0.05, 0.0])
+    token = rollout.race(exact.log().expand(50000, -1), torch.Generator().manual_seed(0))
+    seen = torch.bincount(token, minlength=5) / 50000
+    assert ((seen - exact).abs() < 5 * (exact * (1 - exact) / 50000).sqrt() + 1e-9).all()
+
+
 def test_words_beyond_the_vocabulary_are_never_drawn(model):
     """Padded embeddings: ids from `vocab` on exist in the matrix and in no tokenizer."""
     assert draw(model, K=8, vocab=11).ids.max() > 6
@@ -130,6 +138,64 @@ def test_dropping_finished_rows_changes_nothing(model, monkeypatch):
     for n, prompt in enumerate(PROMPTS):
         alone = rollout.sample(model, [prompt], INSTRUCTION, EOS, max_new=12, temperature=0.0)
         assert many.ids[n, : many.length[n]].tolist() == alone.ids[0, : alone.length[0]].tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_counted_seldom(model, monkeypatch, temperature):
+    """As on a GPU: rows that ended some steps ago stay in the batch, and attention reads more than is filled."""
+    monkeypatch.setitem(rollout.COUNTED, "cpu", (5, 0.5))
+    r = rollout.sample(model, PROMPTS * 4, INSTRUCTION, EOS, K=2, max_new=12, temperature=temperature)
+    assert 0 < r.finished.sum() < r.finished.numel()
+    with torch.no_grad():
+        check_against_full_pass(model, r)
+    for n, prompt in enumerate(PROMPTS * 4 if temperature == 0 else []):
+        alone = rollout.sample(model, [prompt], INSTRUCTION, EOS, max_new=12, temperature=0.0)
+        assert r.ids[2 * n, : r.length[2 * n]].tolist() == alone.ids[0, : alone.length[0]].tolist()
+        assert torch.equal(r.turn[2 * n, : r.length[2 * n]], alone.turn[0, : alone.length[0]])
+
+
+class FakeCuda:
+    """torch.cuda for a machine without: a graph that is replayed does again what was recorded, where it was recorded."""
+
+    recorded = []
+
+    def __init__(self, *_, **__):
+        FakeCuda.recorded.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def wait_stream(self, _):
+        pass
+
+    def replay(self):
+        d = self.decoder
+        d.logits.copy_(d._step(d.token, d.pos, d.reads))
+
+
+def test_recorded_steps(model, monkeypatch):
+    """The bookkeeping of recorded steps, without a GPU: new tokens and positions reach the recording, attention reads
+    enough, and another cache has another recording."""
+    for name in ("Stream", "CUDAGraph", "stream", "graph", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, FakeCuda)
+    monkeypatch.setitem(rollout.COUNTED, "cpu", (4, 0.5))
+    init, record, reads = rollout._Decoder.__init__, rollout._Decoder._record, []
+
+    def recorded(self, *args):
+        record(self, *args)
+        self.graph.decoder = self
+        reads.append((self.reads, args[2]))
+
+    monkeypatch.setattr(rollout._Decoder, "_record", recorded)
+    monkeypatch.setattr(rollout._Decoder, "__init__", lambda self, *args: init(self, *args) or setattr(self, "recording", True))
+    monkeypatch.setattr(rollout, "READ", 16)
+    r = rollout.sample(model, PROMPTS * 4, INSTRUCTION, EOS, K=2, max_new=24, temperature=1.0)
+    with torch.no_grad():
+        check_against_full_pass(model, r)
+    assert len(reads) > 4 and all(n >= filled for n, filled in reads)
 
 
 def test_finished_rows_leave_the_batch(model, monkeypatch):

@@ -194,6 +194,38 @@ def test_a_copy_is_its_own(base):
 # ------------------------------------------------------------------ bounded memory
 
 
+@pytest.mark.parametrize("shape", [dict(qkv_bias=True), dict(qk_norm=True, tied_head=False), dict(n_kv_head=4)])
+def test_memory_counts_what_is_there(shape):
+    """Parameters, activations and cache of the formula against those of a model; bench.py has the peak of a whole step."""
+    c = GPTConfig(100, **{**dict(n_layer=4, n_head=4, n_kv_head=2, n_embd=96, head_dim=24, n_ff=256), **shape})
+    model, ids = GPT(c), torch.zeros(2, 128, dtype=torch.long)
+    of_model = {p.untyped_storage().data_ptr() for p in [*model.parameters(), model.cos, model.sin]}
+    kept = {}
+
+    def keep(x):
+        if x.untyped_storage().data_ptr() not in of_model:
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        alive.append(x)
+        return x
+
+    for checkpointing in (False, True):
+        s = train.Settings(micro_batch=2, problems=1, attempts=2, max_new=8, checkpointing=checkpointing)
+        said = train.memory(c, s, 120)
+        assert said["parameters"] == sum(p.numel() for p in model.parameters()) == said["weights"] / 4
+        model.checkpointing, alive = checkpointing, []
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            model.hidden(ids)
+        final = 4 * 2 * 128 * 2 * c.n_embd  # input and quotient of the last norm
+        computed_again = train.memory(dataclasses.replace(c, n_layer=1), dataclasses.replace(s, checkpointing=False), 120)["activations"]
+        expected = said["activations"] - computed_again * checkpointing
+        assert 0.95 < (sum(kept.values()) - final) / expected < 1.05
+        cache = rollout.KVCache.empty(model, 2, 120)
+        assert said["cache"] == (cache.k.nbytes + cache.v.nbytes) * 7 / 4
+    half = train.memory(c, dataclasses.replace(s, shard=True, dtype="bf16", average=0.0), 120, ranks=2)
+    assert half["adam"] == said["adam"] / 2 and half["average"] == 0 and half["reference"] == half["copy"] == said["weights"] / 2
+
+
 def test_a_vocabulary_in_chunks(base):
     """Log-probabilities, KL and the supervised loss, and their gradients, are the same in chunks of 7 tokens."""
     generator = torch.Generator().manual_seed(0)
