@@ -204,11 +204,13 @@ def position_dialogue(problem: Problem, rng: random.Random) -> tuple[str, str]:
 #
 # It is false position again, in a language that can be run: to find the number is a sum in the head, before the
 # first word; to check it is one sum at a time, written out. The comment is the model's own working: nobody
-# judges it. What is judged is the function, at more inputs than the one that is shown: a program that has
-# learnt the call by heart fails.
+# judges it. What is judged is the function, by the call that is shown and by others that never are: a
+# program that has learnt the call by heart fails.
 
 HOLE = range(41)  # what may stand in the hole; x and the steps are SMALL or LARGE
-CALLS = (*range(-2, 16), 50, 997)  # the inputs of the tests: what may be shown, and what never is
+# The inputs of the tests beside the shown one; no problem shows them. Few, as each call is a message into the sandbox
+# and back: a right program takes two thirds of the time that twenty calls took, and a training step has some 170 to judge.
+HELD_OUT = (-2, 0, 31, 50, 997)
 
 
 def code_answer(x: int, steps: list[int], hole: int, y: int) -> str | None:
@@ -220,10 +222,10 @@ def code_answer(x: int, steps: list[int], hole: int, y: int) -> str | None:
 
 
 def code_problem(x: int, steps: list[int], hole: int) -> Problem:
-    """A call, the sketch, and the tests, which depend on the function alone, not on what is shown of it."""
+    """A call, the sketch, and the tests: the call itself, at which most wrong programs end, and the held-out ones."""
     y = x + hole + sum(steps)
     sketch = "".join(f"{s:+d}" for s in steps)
-    tests = [f"assert f({z}) == {z - x + y}" for z in CALLS]
+    tests = [f"assert f({z}) == {z - x + y}" for z in (x, *HELD_OUT)]
     return Problem(f"{x}>{y},x?{sketch}:", {"tests": tests, "timeout": 2.0}, "lambda")
 
 

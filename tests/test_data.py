@@ -67,9 +67,9 @@ def test_splits_are_disjoint(name):
 PINNED = {  # of the first 100 problems; a change here changes what every published number was measured on
     ("false-position", "train"): "4712a846a3930e05",
     ("false-position", "val"): "a4981f5788622d91",
-    ("code", "train"): "026b43d85b6f895e",
-    ("code", "val"): "a8db2668294dc679",
-    ("code", "test"): "69af7ef56f8a4c7a",
+    ("code", "train"): "40a87f2515068240",
+    ("code", "val"): "05c11459f8de40d9",
+    ("code", "test"): "aa5614469a67416e",
     ("false-position", "test"): "b18f9ed74ec3e300",
 }
 
@@ -202,7 +202,7 @@ def test_corpus_of_code_is_honest():
 
 def test_code_is_judged_by_its_program_on_held_out_calls_too():
     problem = CODE.read(" 5>23, x?+7-2 ")
-    assert "assert f(5) == 23" in problem.gold["tests"] and len(problem.gold["tests"]) == len(data.CALLS)
+    assert problem.gold["tests"][0] == "assert f(5) == 23" and len(problem.gold["tests"]) == 1 + len(data.HELD_OUT)
     answers = {
         "x+13+7-2#18,25,23;0": 1,
         "x+13+7-2": 1,  # the comment is the model's own working: it is not judged
@@ -211,12 +211,23 @@ def test_code_is_judged_by_its_program_on_held_out_calls_too():
         "x+11+7-2#16,23,21;-2": 0,
         "x+11+7-2#18,25,23;0": 0,  # a comment that claims to be right
         "23": 0, "x*4+3": 0, "23 if x==5 else 0": 0,  # what is shown, learnt by heart
-        "x+18 if x<16 else 0": 0,
+        "x+18 if x<30 else 0": 0, "x+18 if x>0 else 0": 0,
         "": 0, "#18,25,23;0": 0, "x+13+": 0, "x+18,": 0, "f(x)": 0, "9**9**9**x": 0,
         "exit(0)": 0, "__import__('os')._exit(0)": 0, "x+18\nimport sys;sys.exit(0)": 0, "print('passed')": 0,
         "type('E',(),{'__eq__':lambda s,o:True})()": 0,
     }  # fmt: skip
     assert verify.rewards([problem] * len(answers), list(answers)) == list(answers.values())
+
+
+def test_code_is_tested_by_its_call_and_by_held_out_ones():
+    """The shown call is tested first; the held-out ones are of the same function, at inputs that no problem can show."""
+    for problem in CODE.problems("train", 500):
+        x, y, steps = data.parts_of(problem.prompt)
+        calls = [tuple(map(int, re.fullmatch(r"assert f\((-?\d+)\) == (-?\d+)", test).groups())) for test in problem.gold["tests"]]
+        inputs = [z for z, _ in calls]
+        assert calls[0] == (x, y) and len(set(inputs)) == len(inputs) == 1 + len(data.HELD_OUT)
+        assert all(result - z == y - x for z, result in calls)
+        assert not set(inputs[1:]) & set(range(1, data.LARGE[-1] + 1))  # what read_code lets a problem show
 
 
 def test_a_verdict_is_kept_for_its_program_and_its_tests_alone(monkeypatch):
@@ -225,7 +236,7 @@ def test_a_verdict_is_kept_for_its_program_and_its_tests_alone(monkeypatch):
     monkeypatch.setattr(verify, "run_tests_batch", lambda jobs, **kw: ran.append([j["program"] for j in jobs]) or run(jobs, **kw))
     monkeypatch.setattr(verify, "_verdicts", {})
     one, other = CODE.read("5>23,x?+7-2"), CODE.read("5>25,x?+7-2")
-    same = CODE.read("2>20,x?+9-4")  # the same function, another call and another sketch
+    same = CODE.read("5>23,x?+9-4")  # the same function, another sketch of it
     answers = ["x+18", "x+20", "x+18#23;0", "x+18", "x+20", "x+18"]
     problems = [one, one, one, other, other, same]
     assert verify.rewards(problems, answers) == [1, 0, 1, 0, 1, 1]
