@@ -424,7 +424,7 @@ def load_to_evaluate(path) -> tuple[GPT, data.Task, Settings]:
     policy, state = load_policy(path)
     names = {f.name for f in dataclasses.fields(Settings)}
     s = Settings(**{name: value for name, value in state["settings"].items() if name in names})
-    return policy.copy(compute_dtype(s)).to(device(s)), task_of(state["settings"]), s
+    return policy.copy(compute_dtype(s)).to(device(s)), task_of(s), s
 
 
 def final_state(s: Settings, stage: int, model: GPT) -> dict:
@@ -933,7 +933,7 @@ def plan(s: Settings) -> list[tuple[int, str]]:
 def run(s: Settings) -> None:
     """Makes what the plan lists and the run folder lacks, and prints the tables."""
     torch.set_num_threads(s.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-    folder, task = Path(s.folder), task_of(dataclasses.asdict(s))
+    folder, task = Path(s.folder), task_of(s)
     folder.mkdir(parents=True, exist_ok=True)
     if rank() == 0:
         if s.folder == SMOKE["folder"]:  # a smoke run starts from nothing, every time
@@ -985,11 +985,9 @@ def make_stage(s: Settings, task, stage: int, name: str, policy, base, folder: P
     return policy.to(device(s))
 
 
-def task_of(settings: dict) -> data.Task:
+def task_of(s: Settings) -> data.Task:
     """The task that these settings, of today or of a checkpoint, ask for."""
-    if not settings.get("model"):
-        return data.TASKS[settings["task"]]
-    return data.real_task(*(settings[name] for name in ("task", "model", "data", "eval_data", "max_new")))
+    return data.real_task(s.task, s.model, s.data, s.eval_data, s.max_new) if s.model else data.TASKS[s.task]
 
 
 def report(s: Settings, task, folder: Path, name: str, policy: GPT):

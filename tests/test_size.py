@@ -117,7 +117,7 @@ def free_port() -> int:
 def test_the_same_gradient_however_the_work_is_split(base, problems, tmp_path):
     """One process or two, 1 to 8 dialogues a pass, with and without the activations kept: equal to 1e-6 in float32."""
     s = settings(base, problems, tmp_path, "--micro_batch", "8", "--max_new", "40")
-    task = train.task_of(dataclasses.asdict(s))
+    task = train.task_of(s)
     policy, reference = train.hf_base(s, task), GPT.from_hf(base, n_ctx=2048)
     policy.wte.weight.data[task.eos] *= 5  # so that answers end at different places
     for p in reference.parameters():
@@ -161,7 +161,7 @@ def test_bf16_computes_over_float32_weights(base, problems, tmp_path):
     """Sampler, loss and reference are one bf16 network; gradients and weights are float32, and a step that bf16
     rounds away is kept."""
     s = settings(base, problems, tmp_path, "--dtype", "bf16", "--max_new", "30")
-    task = train.task_of(dataclasses.asdict(s))
+    task = train.task_of(s)
     policy = train.hf_base(s, task)
     worker, reference = train.worker_of(s, policy), policy.copy(torch.bfloat16)
     assert {p.dtype for p in worker.parameters()} == {torch.bfloat16} and worker.cos.dtype == torch.float32
@@ -276,7 +276,7 @@ def test_micro_batches_cover_every_row_once():
 
 def test_problems_of_a_step_do_not_depend_on_the_number_of_processes(base, problems, tmp_path, monkeypatch):
     s = settings(base, problems, tmp_path)
-    task = train.task_of(dataclasses.asdict(s))
+    task = train.task_of(s)
     policy = train.hf_base(s, task)
 
     def asked(ranks):

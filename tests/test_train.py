@@ -285,7 +285,7 @@ def test_a_third_attempt_is_paid_for_itself_alone(whole):
 def test_annealing_goes_from_strict_to_weak(whole, tmp_path, monkeypatch):
     """β on the first attempt falls from β2 to β1 in equal steps while α rises from 0; the loss takes both."""
     seen, step = [], train.policy_step
-    monkeypatch.setattr(train, "policy_step", lambda *args: seen.append(args[-2:]) or step(*args))
+    monkeypatch.setattr(train, "policy_step", lambda *args: seen.append(args[5:7]) or step(*args))
     stage1 = train.score.stage1_loss
     monkeypatch.setattr(train.score, "stage1_loss", lambda *args: seen.append(args[-3:-1]) or stage1(*args))
     s = train.parse([*TINY, "--anneal", "--stage2_from", "base", "--stage2_steps", "4", "--alpha", "2", "--beta1", "0.01", "--beta2", "0.25"])
