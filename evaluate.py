@@ -253,6 +253,18 @@ def jobs(folder: Path, arms: list[str], seeds: int, quick: bool, others: int = 3
     return list(found.values())
 
 
+def check_done(job: Job) -> None:
+    """DataError where a finished run was made with other settings than are asked for now: it would be in the tables unseen."""
+    import train
+
+    if job.result.exists():
+        state, s = train.load(job.result), train.parse(job.command[2:])
+        for name, now in train.remembered(s, state["stage"]).items():
+            then = state["settings"].get(name, now)
+            if then != now and name != "base":  # a path, which may be written in many ways
+                raise data.DataError(f"{job.result}: made with --{name} {then}, and this comparison asks for {now}; remove {job.result.parent}")
+
+
 def run_jobs(todo: list[Job], workers: int, grace: float = 60.0) -> None:
     """Runs what is not done yet, `workers` at a time; says what is done, what runs, and how long is left.
 
@@ -739,6 +751,8 @@ def reproduce(folder: Path, results: Path, arms: list[str], *, seeds: int, other
 
     todo = jobs(folder, arms, seeds, quick, others)
     if run:
+        for job in todo:
+            check_done(job)
         run_jobs(todo, workers)
     split = "val" if quick else "test"
     found = gather(folder, todo, arms, seeds, split, n, others)

@@ -184,6 +184,8 @@ def test_order_is_found_not_found_or_undecided():
     assert evaluate.order(found, "single", "score", "t2") == "undecided"  # one seed decides nothing
     one = {"score": seeds_of(*["2" + "0" * 99] * 3), "naive": seeds_of(*["0" * 100] * 3)}
     assert evaluate.order(one, "naive", "score", "t2") == "undecided (+1.0 ± 0.0; ± 2.0)"  # one problem, in every seed
+    two = {"score": seeds_of(*["2" * k + "0" * (100 - k) for k in (20, 30, 70)]), "naive": seeds_of(*["0" * 100] * 3)}
+    assert evaluate.order(two, "naive", "score", "t2").startswith("undecided (+40.0 ± 65.7; ± ")  # clear over problems, not over seeds
     rows = evaluate.table(found, ("score", "naive", "base")).splitlines()
     assert len(rows) == 4 and "| **SCoRe** | 3 | 1k, 8 | 70.0 ± 49.7 | 70.0 ± 49.7 |" in rows[2] and "10 %" in rows[3]
 
@@ -191,7 +193,7 @@ def test_order_is_found_not_found_or_undecided():
 def test_claims_hold_do_not_hold_or_stay_undecided():
     """Each verdict once, from seeds made for it."""
     score = seeds_of(*[("2" * n + "3" * 60 + "0" * (40 - n)) for n in (20, 21, 22)], same=75.0)
-    found = {"score": score, "base": seeds_of(*["3" * 60 + "0" * 40] * 3, same=100.0), "naive": seeds_of(*["2" * 21 + "3" * 60 + "0" * 19] * 3)}
+    found = {"score": score, "base": seeds_of(*["3" * 60 + "0" * 40] * 3, same=100.0), "naive": seeds_of(*["2" * 20 + "3" * 60 + "0" * 20] * 3)}
     found["star-d"] = seeds_of(*["2" * 40 + "3" * 60] * 3, same=60.0)
     found["no-shaping"] = seeds_of(*[("2" * n + "3" * 60 + "0" * (40 - n)) for n in (16, 18, 17)])
     voted = {"score": {str(i): {"1": [80.0, 82.0 + i], "2": [80.0, 80.0 + i - 1], "4": [80.0, 78.0]} for i in range(3)}}
@@ -316,6 +318,20 @@ def test_stage1_is_shared_not_made_again(tmp_path):
     evaluate.run_jobs([arm], 1)
     made = {p.name: p.read_text() for p in arm.result.parent.iterdir() if p.name != "output.txt"}
     assert made == {"stage1.pt": "stage1.pt", "stage1.jsonl": "stage1.jsonl", "stage2.pt": "made"}
+
+
+def test_a_finished_run_of_other_settings_is_not_taken(tmp_path):
+    """What is there was made with the flags of this arm, or is refused by name; the base's path may be written otherwise."""
+    arm = next(j for j in evaluate.jobs(tmp_path, ["naive"], 1, False) if j.name == "naive-0")
+    evaluate.check_done(arm)  # not there yet
+    s = train.parse([*arm.command[2:], "--n_layer", "1", "--n_embd", "16", "--base", "elsewhere"])
+    arm.result.parent.mkdir()
+    train.save(train.final_state(s, 2, GPT(train.laptop_config(s, TASK))), arm.result)
+    arm.command += ["--n_layer", "1", "--n_embd", "16"]
+    evaluate.check_done(arm)
+    arm.command += ["--stage2_lr", "0.5"]
+    with pytest.raises(data.DataError, match=r"stage2.pt: made with --stage2_lr 0.0002, and this comparison asks for 0.5"):
+        evaluate.check_done(arm)
 
 
 def test_measured_once_for_each_checkpoint(tmp_path):
