@@ -655,6 +655,7 @@ RATIOS = [round(0.05 * i, 2) for i in range(21)]  # lower edges of Fig. 4's bins
 
 
 def name_of(arm: str) -> str:
+    """An arm's title without the bold of the tables."""
     return ARMS[arm].title.strip("*")
 
 
