@@ -775,7 +775,7 @@ def reproduce(folder: Path, results: Path, arms: list[str], *, seeds: int, other
 
 def tables_of(found: dict, figures_: dict) -> dict[str, str]:
     """Name -> Markdown of every table, from the arms of paper.json and the data of figures.json."""
-    tables = {name: table(found, arms) for name, arms in TABLES.items()} | {"seeds": seed_table(found, ("base", "naive", "score"))}
+    tables = {name: table(found, arms) for name, arms in TABLES.items()} | {"seeds": seed_table(found, ("base", "naive", "no-stage1", "alpha10", "score"))}
     return tables | {"turns": turns_table(figures_["ten attempts"]), "claims": claims(found, figures_["votes"])}
 
 
