@@ -589,7 +589,7 @@ def votes(policy, task, problems, most: int, seed: int = 0) -> dict:
                 for which, chosen in enumerate((parallel, corrected)):
                     judged = verify.rewards([problem] * len(chosen), chosen)
                     right[k][which] += 100 * sum(judged) / len(judged) / len(problems)
-    return {str(k): right[k] for k in counts}
+    return {str(k): [round(x, 3) for x in right[k]] for k in counts}
 
 
 def gradient_variance(checkpoint: Path, base: Path, batches: int = 32) -> dict:
