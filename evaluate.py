@@ -4,7 +4,7 @@
     python evaluate.py --checkpoint runs/default/stage2.pt --problems mine.jsonl
     python evaluate.py --folder runs/default --ask "?+7-2+5=16"   the first answer and its correction
     python evaluate.py --reproduce runs/paper                       every table and figure of the paper, in miniature
-    python evaluate.py --reproduce runs/quick --quick               the same in a quarter of an hour, as a check
+    python evaluate.py --reproduce runs/quick --quick               the same with few steps, as a check
 
 Accuracy@t_i and Δ are fractions of *all* problems, as are Δ^{i→c} (wrong, then right) and Δ^{c→i}:
 Accuracy@t2 = Accuracy@t1 + Δ^{i→c} − Δ^{c→i} holds to the last digit.
@@ -797,7 +797,7 @@ def flags(argv) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help=f"with --reproduce: seeds of {', '.join(MAIN)}")
     parser.add_argument("--other_seeds", type=int, default=3, help="with --reproduce: seeds of the other arms")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="with --reproduce: runs side by side, one thread each")
-    parser.add_argument("--quick", action="store_true", help="with --reproduce: one seed, a fifth of the steps, validation split: does it work?")
+    parser.add_argument("--quick", action="store_true", help="with --reproduce: one seed, an eighth of the steps, validation split: does it work?")
     parser.add_argument("--no_runs", action="store_true", help="with --reproduce: tables and figures of what is there, nothing is trained")
     parser.add_argument("--results", default="", help="with --reproduce: where tables and figures go (default: results; FOLDER if --quick)")
     args = parser.parse_args(argv)
