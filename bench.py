@@ -241,7 +241,7 @@ def bench_generate(model, device, batch, width, new) -> None:
     print(f"two turns of {new} tokens, batch {batch}: {ours:.2f} s, {2 * batch * new / ours:.0f} tokens/s")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            theirs = in_transformers(model, f"{folder}/model", torch_dtype=model.wte.weight.dtype).to(device)
+            theirs = in_transformers(model, f"{folder}/model", dtype=model.wte.weight.dtype).to(device)
     except ImportError:
         print("  transformers is not installed: not compared")
         return

@@ -325,7 +325,8 @@ def memory(c: GPTConfig, s: Settings, tokens: int, ranks: int = 1) -> dict[str, 
         message       the longest message of the all-reduce
 
     Sampling and updating take turns: the peak has cache and sampler, or gradients, activations and logits. Not in it:
-    what the allocator does not give back, CUDA's own half a gigabyte and more, and the checkpoint on its way to the disk.
+    what the allocator does not give back, CUDA's own half a gigabyte and more, and, on a GPU in float32, the square matrices of
+    attention with grouped queries, for which torch has no kernel of one piece there: use bf16.
     bench.py measures it.
     """
     e, Q, KV, V = (2 if s.dtype == "bf16" else 4), c.n_head * c.head_dim, c.n_kv_head * c.head_dim, c.vocab_size
