@@ -193,10 +193,7 @@ def qwen_shape() -> GPTConfig:
 
 def random_model(config: GPTConfig, device, dtype) -> GPT:
     """Made where it is needed, since a CPU takes a minute for so many weights."""
-    with torch.device("meta"):
-        model = GPT(config).to(dtype)
-    model.to_empty(device=device)
-    model._tie_and_turn()
+    model = GPT.empty(config, dtype, device)
     generator = torch.Generator(device).manual_seed(0)
     for name, p in model.named_parameters():
         p.data.fill_(1.0) if p.ndim == 1 and "ln" in name else p.data.normal_(std=0.02, generator=generator)
@@ -244,13 +241,13 @@ def bench_generate(model, device, batch, width, new) -> None:
     print(f"two turns of {new} tokens, batch {batch}: {ours:.2f} s, {2 * batch * new / ours:.0f} tokens/s")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            theirs = in_transformers(model, f"{folder}/model", torch_dtype=model.wte.weight.dtype).to(device)
+            theirs = in_transformers(model, f"{folder}/model", dtype=model.wte.weight.dtype).to(device)
     except ImportError:
         print("  transformers is not installed: not compared")
         return
     for cache in ("dynamic", "static"):
         seconds = best_of(lambda: transformers_two_turns(theirs, prompts, task, 1, new, cache_implementation=cache), 1.0, 2)
-        print(f"  transformers generate, {cache} cache, same weights, batch and lengths: {seconds:.2f} s; ours is {seconds / ours:.1f} times as fast")
+        print(f"  transformers generate, {cache} cache, same weights and lengths: {seconds:.2f} s; ours is {seconds / ours:.1f} times as fast")
 
 
 def one_update(config, s, tokens, device):

@@ -178,6 +178,15 @@ class GPT(nn.Module):
             self.register_buffer(name, table.to(self.wte.weight.device), persistent=False)
 
     @classmethod
+    def empty(cls, config: GPTConfig, dtype: torch.dtype = torch.float32, device="cpu") -> "GPT":
+        """A model whose weights are still to be written: nothing is initialised in vain."""
+        with torch.device("meta"):  # shapes only
+            model = cls(config).to(dtype)
+        model.to_empty(device=device)
+        model._tie_and_turn()  # to_empty made two parameters of one, and the angles stay float32
+        return model
+
+    @classmethod
     def from_hf(cls, folder, dtype: torch.dtype | None = None, n_ctx: int | None = None, device="cpu") -> "GPT":
         """The model of a Hugging Face folder: Llama 2/3, Mistral, SmolLM2, Qwen2/2.5 or Qwen3.
 
@@ -195,10 +204,7 @@ class GPT(nn.Module):
             if len(kinds) != 1:
                 raise WeightsError(f"{folder}: tensors of {len(kinds)} types ({sorted(map(str, kinds))}); say which with dtype=")
             dtype = kinds.pop()
-        with torch.device("meta"):  # shapes only: nothing is allocated, and nothing initialised in vain
-            model = cls(config).to(dtype)
-        model.to_empty(device=device)
-        model._tie_and_turn()  # to_empty made two parameters of one, and the angles stay float32
+        model = cls.empty(config, dtype, device)
         ours = hf_tensors(model)
         if config.tied_head and "lm_head.weight" in tensors:  # some files hold it all the same
             if not torch.equal(tensors.pop("lm_head.weight"), tensors.get("model.embed_tokens.weight")):
@@ -215,11 +221,7 @@ class GPT(nn.Module):
     @torch.no_grad()
     def copy(self, dtype: torch.dtype | None = None) -> "GPT":
         """A model of its own with these weights, in `dtype`; RoPE's tables stay float32."""
-        weight = self.wte.weight
-        with torch.device("meta"):
-            twin = GPT(self.config).to(dtype or weight.dtype)
-        twin.to_empty(device=weight.device)
-        twin._tie_and_turn()
+        twin = GPT.empty(self.config, dtype or self.wte.weight.dtype, self.wte.weight.device)
         twin.load_state_dict(self.state_dict())
         return twin
 
@@ -242,7 +244,8 @@ class GPT(nn.Module):
             filled = cache.k.shape[3] if filled is None else filled
             cos, sin = self.cos[pos][:, None], self.sin[pos][:, None]  # (B, 1, T, hd)
             slots = torch.arange(filled, device=ids.device)
-            mask = (slots <= pos[:, :, None])[:, None]  # (B, 1, T, S): not is_causal, see forward
+            if filled > T:  # else each row stands at 0..T-1, and attention is causal as without a cache
+                mask = (slots <= pos[:, :, None])[:, None]  # (B, 1, T, S): not is_causal, see forward
             rows = torch.arange(B, device=ids.device)[:, None]  # (B, 1)
         x = self.wte(ids)  # (B, T, C)
         for i, block in enumerate(self.h):

@@ -32,7 +32,6 @@ What the paper compares with are settings of the same code, not forks of it:
 import argparse
 import dataclasses
 import datetime
-import io
 import json
 import os
 import random
@@ -150,7 +149,8 @@ def parse(argv=None) -> Settings:
     fields = dataclasses.fields(Settings)
     for f in fields:
         kind = dict(action="store_true") if f.type is bool else dict(type=f.type, default=None, metavar=f.type.__name__)
-        parser.add_argument(f"--{f.name}", help=f"{f.metadata['help']} (default: {f.default})", **kind)
+        paper = f"; with --model {PAPER[f.name]}, for code {PAPER_CODE[f.name]}" if f.name in PAPER else ""
+        parser.add_argument(f"--{f.name}", help=f"{f.metadata['help']} (default: {f.default}{paper})", **kind)
     args = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     paper = (PAPER if args.get("task") in ("math", "gsm8k") else PAPER_CODE) if args.get("model") else {}
     s = Settings(**{**paper, **(SMOKE if args.get("smoke") else {}), **args})
@@ -325,7 +325,8 @@ def memory(c: GPTConfig, s: Settings, tokens: int, ranks: int = 1) -> dict[str, 
         message       the longest message of the all-reduce
 
     Sampling and updating take turns: the peak has cache and sampler, or gradients, activations and logits. Not in it:
-    what the allocator does not give back, CUDA's own half a gigabyte and more, and the checkpoint on its way to the disk.
+    what the allocator does not give back, CUDA's own half a gigabyte and more, and, on a GPU in float32, the square matrices of
+    attention with grouped queries, for which torch has no kernel of one piece there: use bf16.
     bench.py measures it.
     """
     e, Q, KV, V = (2 if s.dtype == "bf16" else 4), c.n_head * c.head_dim, c.n_kv_head * c.head_dim, c.vocab_size
@@ -365,29 +366,32 @@ class UserError(Exception):
 
 def save(state: dict, path: Path) -> None:
     """Writes to a temporary name and renames it: a file under its final name is always whole."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write(path, buffer.getvalue())
+    _replace(path, lambda f: torch.save(state, f))  # tensor by tensor, and not first into memory once more
 
 
 def write(path: Path, content: bytes) -> None:
     """`save` for bytes; UserError where they cannot be written."""
+    _replace(path, lambda f: f.write(content))
+
+
+def _replace(path: Path, write_to) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as f:
-            f.write(content)
+            write_to(f)
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch's writer, of a disk that is full, says the second
         temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); nothing was overwritten") from error
+        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be written ({why}); nothing was overwritten") from error
 
 
 def load(path: Path) -> dict:
     """A checkpoint of `save`; UserError for a missing, damaged or foreign file."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # read when it is used
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except Exception as error:  # torch raises a dozen kinds for bytes that are no checkpoint; none is hidden
@@ -414,7 +418,7 @@ def check_settings(state: dict, s: Settings, stage: int, path: Path) -> None:
 def load_policy(path) -> tuple[GPT, dict]:
     """A trained model and what its checkpoint says about it, for training and evaluation alike."""
     state = load(Path(path))
-    model = GPT(GPTConfig(**state["config"]))
+    model = GPT.empty(GPTConfig(**state["config"]))
     model.load_state_dict(state["model"])
     return model, state
 

@@ -104,7 +104,11 @@ def on_rank(index, world, port, folder, s, micro_batches):
     batch, policy, reference, vocab = torch.load(folder / "given.pt", weights_only=False)
     mine = share(batch, [slice(0, 6), slice(6, 8)][index])
     found = [gradient(dataclasses.replace(s, micro_batch=n), mine, policy, reference, vocab) for n in micro_batches]
-    torch.save(found, folder / f"{index}.pt")
+    optimizer = train.adam(dataclasses.replace(s, shard=True), policy, 1e-3)
+    for p in policy.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    torch.save((found, len(optimizer.optim.state)), folder / f"{index}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -130,10 +134,12 @@ def test_the_same_gradient_however_the_work_is_split(base, problems, tmp_path):
 
     torch.save((batch, policy, reference, task.vocab), tmp_path / "given.pt")
     mp.spawn(on_rank, (2, free_port(), tmp_path, s, (1, 3)), nprocs=2)
-    for index in (0, 1):
-        for found in torch.load(tmp_path / f"{index}.pt"):
-            for a, b in zip(whole, found):
-                torch.testing.assert_close(a, b, rtol=0, atol=1e-6 * float(largest))
+    ranks = [torch.load(tmp_path / f"{index}.pt") for index in (0, 1)]
+    for a, b in ((a, b) for found, _ in ranks for grads in found for a, b in zip(whole, grads)):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6 * float(largest))
+    moments = [n for _, n in ranks]
+    assert min(moments) > 0 and sum(moments) == len(whole), "--shard: each weight's moments in one process"
+    assert train.worker_of(dataclasses.replace(s, checkpointing=True), policy.copy()).checkpointing
     for change in (dict(micro_batch=1), dict(micro_batch=3), dict(micro_batch=5), dict(checkpointing=True)):
         for a, b in zip(whole, gradient(dataclasses.replace(s, **change), batch, policy, reference, task.vocab)):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-6 * float(largest))
