@@ -397,6 +397,8 @@ def test_every_setting_is_read():
         assert f.metadata["help"]
     assert train.parse(["--smoke"]).base_steps == train.SMOKE["base_steps"]
     assert train.parse(["--smoke", "--base_steps", "9"]).base_steps == 9
+    assert train.parse(["--task", "code"]).stage2_steps == train.CODE["stage2_steps"] != train.parse([]).stage2_steps
+    assert train.parse(["--task", "code", "--stage2_steps", "9"]).stage2_steps == 9
 
 
 def one_line(done, *words):
