@@ -62,6 +62,7 @@ def parameters(model):
 
 
 def laptop_model(task):
+    """The model of train.py's defaults, untrained."""
     torch.manual_seed(0)
     return GPT(train.laptop_config(train.Settings(), task))
 

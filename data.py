@@ -209,7 +209,7 @@ def position_dialogue(problem: Problem, rng: random.Random) -> tuple[str, str]:
 
 HOLE = range(41)  # what may stand in the hole; x and the steps are SMALL or LARGE
 # The inputs of the tests beside the shown one; no problem shows them. Few, as each call is a message into the sandbox
-# and back: a right program takes two thirds of the time that twenty calls took, and a training step has some 170 to judge.
+# and back, and a training step has some 170 programs to judge.
 HELD_OUT = (-2, 0, 31, 50, 997)
 
 
@@ -469,6 +469,7 @@ def load_first_attempts(path, problems: list[Problem]) -> list[Problem]:
 
 
 def embedded_task(problems, dialogue, read, max_new: int) -> Task:
+    """A Task in the embedded tokenizer's ids, asked without a chat template."""
     tokenizer = embedded_tokenizer()
     return Task(
         problems=problems,

@@ -73,6 +73,7 @@ HEADER = (
 
 
 def row(name: str, m: Metrics) -> str:
+    """One line under HEADER."""
     delta = f"{m.delta:+.1f} ± {m.delta_ci:.1f}"
     return f"{name:<22}{m.t1:>8.1f}{m.t2:>8.1f}{delta:>15}{m.fixed:>8.1f}{m.spoiled:>8.1f}{m.same:>6.0f}%"
 
@@ -310,6 +311,7 @@ def run_jobs(todo: list[Job], workers: int, grace: float = 60.0) -> None:
 
 
 def clock(seconds: float) -> str:
+    """0:04:06"""
     return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"
 
 

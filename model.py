@@ -101,6 +101,8 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
 
 class Attention(nn.Module):
+    """Grouped-query causal attention with rotary positions, over the cache if there is one. (B, T, C) -> (B, T, C)"""
+
     def __init__(self, c: GPTConfig):
         super().__init__()
         self.n_head, self.n_kv_head, self.head_dim = c.n_head, c.n_kv_head, c.head_dim
@@ -145,6 +147,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention and MLP, each behind its norm and added to what came in. (B, T, C) -> (B, T, C)"""
+
     def __init__(self, c: GPTConfig):
         super().__init__()
         self.ln_1, self.attn = nn.RMSNorm(c.n_embd, c.norm_eps), Attention(c)
@@ -156,6 +160,8 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
+    """The model: `model(ids)` are logits (B, T, V); `hidden` stops before the head, and takes positions and a cache."""
+
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config
@@ -290,6 +296,7 @@ COPIED = (  # beside the weights: what `transformers` and vLLM need to serve the
 
 
 def read_json(path: Path) -> dict:
+    """The object in a JSON file; WeightsError where there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

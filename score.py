@@ -15,7 +15,8 @@ first. So each turn has an objective of its own, in which the earlier turns are 
 **What −α·r1 does.** To y2 it is a constant: r1 is settled when y2 is drawn, and
 E[ r1·∇ log π(y2|x2) ] = r1·∇Σπ = 0. In expectation the bonus is therefore exactly a factor 1 + α
 on the second turn's gradient, against the first turn's and against the KL. What −α·r1 changes is
-variance: a baseline that ignores r1 lets it in as noise, one that knows r1 takes it out.
+variance: a baseline that ignores r1 lets it in as noise, one that knows r1 takes it out. (That is one
+term of the variance; results/README.md measures the whole, in which another weighs more.)
 tests/test_exact_gradient.py proves both by enumerating every dialogue of a small world.
 
 The paper is silent on the baseline, on the KL's estimator and on means over tokens or sequences.

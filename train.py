@@ -155,10 +155,10 @@ def parse(argv=None) -> Settings:
         paper = f"; with --model {PAPER[f.name]}, for code {PAPER_CODE[f.name]}" if f.name in PAPER else ""
         parser.add_argument(f"--{f.name}", help=f"{f.metadata['help']} (default: {f.default}{paper})", **kind)
     args = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
-    paper = (PAPER if args.get("task") in ("math", "gsm8k") else PAPER_CODE) if args.get("model") else {}
-    if args.get("task") == "code":
-        paper = CODE
-    s = Settings(**{**paper, **(SMOKE if args.get("smoke") else {}), **args})
+    defaults = CODE if args.get("task") == "code" else {}
+    if args.get("model"):
+        defaults = PAPER if args.get("task") in ("math", "gsm8k") else PAPER_CODE
+    s = Settings(**{**defaults, **(SMOKE if args.get("smoke") else {}), **args})
     choices = dict(stage=(0, 1, 2), task=data.REAL if s.model else tuple(data.TASKS), stage2_from=("stage1", "base"), keep=("best", "last"))
     choices |= dict(dtype=("float32", "bf16"), split=("val", "test"), train_turns=(1, 2), device=("auto", "cpu", "cuda"))
     choices |= dict(baseline=("none", "problem", "siblings", "first"), learn=("reinforce", *ROUNDS))
@@ -200,10 +200,12 @@ def check_size(parser, s: Settings) -> None:
 
 
 def rank() -> int:
+    """Which of the processes this one is, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
+    """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -274,6 +276,7 @@ def export(s: Settings, policy: GPT, folder: Path) -> None:
 
 
 def compute_dtype(s: Settings) -> torch.dtype:
+    """--dtype, as torch names it."""
     return torch.bfloat16 if s.dtype == "bf16" else torch.float32
 
 
@@ -437,6 +440,7 @@ def load_to_evaluate(path) -> tuple[GPT, data.Task, Settings]:
 
 
 def final_state(s: Settings, stage: int, model: GPT) -> dict:
+    """The checkpoint that a finished stage leaves; `load_policy` reads it."""
     return {
         "format": "score-1",
         "stage": stage,
@@ -920,6 +924,7 @@ def bar_text(log: dict) -> str:
 
 
 def say(text: str) -> None:
+    """Prints a line, once for all processes, above a progress bar if there is one."""
     if rank() == 0:
         tqdm.write(text)
 
