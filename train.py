@@ -747,8 +747,8 @@ def examples(s: Settings, task, batch: Batch, rng) -> list[tuple[list[int], list
     star      drawn second answers that are right behind a first one that is wrong (D)
     pairs     to each first answer that is wrong, a right answer to the same problem, drawn at random (D)
     rest-em   every right answer, first or second
-    keep_right adds (right, right) to either D, which makes it D⁺. The paper does not say whether first
-    answers are imitated in D; here they are not: a wrong one should not be.
+    keep_right adds (right, right) to either D, which makes it D⁺. The paper does not say which answers of
+    a dialogue are imitated. Ours: those that are right, so in D the second alone, in a (right, right) both.
     """
     r, each, found = batch.rewards.bool().tolist(), s.attempts * s.siblings, []
     drawn = batch.parts[0]
@@ -759,21 +759,21 @@ def examples(s: Settings, task, batch: Batch, rng) -> list[tuple[list[int], list
         return [next((i for i, (a, b) in spans if a <= at < b), 0) for at in range(len(row))]
 
     for n, (row, a, b) in enumerate(zip(rows, start, stop)):
-        spans = [(i + 1, (a[i], b[i])) for i in range(2)]
+        imitated = [(i + 1, (a[i], b[i])) for i in range(2) if r[n][i]]
         if s.learn == "rest-em":
-            if any(r[n]):
-                found.append((row, mask(row, *(span for span, right in zip(spans, r[n]) if right))))
+            if imitated:
+                found.append((row, mask(row, *imitated)))
         elif r[n][0] and not s.keep_right:
             continue
         elif s.learn == "star":
             if r[n][1]:
-                found.append((row, mask(row, spans[1])))
+                found.append((row, mask(row, *imitated)))
         else:
             group = range(n - n % each, n - n % each + each)
             rights = [rows[m][start[m][i] : stop[m][i]] for m in group for i in range(2) if r[m][i] and (m, i) != (n, 0)]
             if rights:
                 pair = row[: a[1]] + rng.choice(rights)
-                found.append((pair, mask(pair, (2, (a[1], len(pair))))))
+                found.append((pair, mask(pair, *imitated[: r[n][0]], (2, (a[1], len(pair))))))
     return found
 
 
@@ -820,17 +820,18 @@ def train_sft(s: Settings, task, name: str, policy: GPT, base: GPT, folder: Path
         if at == 0 or not rows:  # or an interruption: what was collected is not kept, but drawn again
             began = step - at
             rows[:], total[0] = collect(s, task, collector, base, range(began, min(began + each, s.stage2_steps)))
+        steps = min(each, -(-total[0] // (size * world()))) if s.learn == "pairs" else each  # one epoch: the learning rate ends with it
         chosen = [rows[(at * size + k) % len(rows)] for k in range(size)]
         ids, turn = (rollout.pad(x, device=device(s)) for x in zip(*chosen))
         count = int(summed((turn > 0).sum().cpu()))
-        optimizer.param_groups[0]["lr"] = s.stage2_lr * rate(s, at, each)
+        optimizer.param_groups[0]["lr"] = s.stage2_lr * rate(s, at, steps)
         loss = supervised_step(s, worker, ids, turn, count, policy)
         optimizer.step()
         optimizer.zero_grad()
         renew(worker, policy)
         blend(average, policy, at, s.average)
         log = {"loss": loss, "tokens": count, "examples": total[0], "round": step // each + 1}
-        log["done"] = s.learn == "pairs" and (at + 1) * size * world() >= total[0]
+        log["done"] = s.learn == "pairs" and at + 1 == steps
         return log | held_out(s, task, average, base, step)
 
     def state(_):

@@ -187,7 +187,7 @@ def hand_made():
     "flags, expected",
     [
         ("star", [([1, 2, 11, 9, 8, 12, 9], [0, 0, 0, 0, 0, 2, 2])]),
-        ("star --keep_right", [([1, 2, 11, 9, 8, 12, 9], [0, 0, 0, 0, 0, 2, 2]), ([1, 2, 13, 9, 8, 14, 9], [0, 0, 0, 0, 0, 2, 2])]),
+        ("star --keep_right", [([1, 2, 11, 9, 8, 12, 9], [0, 0, 0, 0, 0, 2, 2]), ([1, 2, 13, 9, 8, 14, 9], [0, 0, 1, 1, 0, 2, 2])]),
         (
             "rest-em",
             [
@@ -211,7 +211,7 @@ def test_pairs_by_hand():
     assert seen == wrong
     seen = {str(x) for seed in range(40) for x in train.examples(plus, TASK, hand_made(), random.Random(seed))}
     # 17 is the only right answer to its problem: no other to pair it with
-    assert seen == wrong | {str(([1, 2, 13, 9, 8, *y], [0, 0, 0, 0, 0, 2, 2])) for y in rights if y != [13, 9]}
+    assert seen == wrong | {str(([1, 2, 13, 9, 8, *y], [0, 0, 1, 1, 0, 2, 2])) for y in rights if y != [13, 9]}
 
 
 @pytest.fixture
@@ -224,10 +224,11 @@ def able(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("learn", ["star --keep_right", "pairs", "rest-em"])
-def test_fine_tuning_resumes_to_the_bit(able, tmp_path, learn):
-    """Killed in its second round: what was collected is drawn again, from the same model."""
+def test_fine_tuning_resumes_to_the_bit(able, tmp_path, monkeypatch, learn):
+    """Killed in its second round: what was collected is drawn again, from the same model. The learning rate ends with the round."""
     s = train.parse([*TINY, "--stage2_from", "base", "--learn", *learn.split(), "--stage2_steps", "9", "--attempts", "8"])
-    runs, step = [], train.supervised_step
+    runs, step, rate, asked = [], train.supervised_step, train.rate, []
+    monkeypatch.setattr(train, "rate", lambda s, at, steps: asked.append((at, steps)) or rate(s, at, steps))
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
         with pytest.MonkeyPatch.context() as patch:
@@ -245,6 +246,8 @@ def test_fine_tuning_resumes_to_the_bit(able, tmp_path, learn):
         assert (len(keep[0]) == 9) or (len(keep[0]) - 1) * 32 < keep[0][0][1] <= len(keep[0]) * 32
     else:
         assert [x[2] for x in keep[0]] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    steps = len(keep[0]) if learn == "pairs" else 3
+    assert asked[: len(keep[0])] == [(at % steps, steps) for at in range(len(keep[0]))]
 
 
 def test_each_round_begins_with_the_first_weights_and_collects_with_the_last(able, tmp_path, monkeypatch):
