@@ -67,6 +67,12 @@ def metrics(right: list[list[bool]], answers: list[list[str]], finished: torch.T
     )
 
 
+def metrics_of(dialogues: list[dict]) -> Metrics:
+    """The metrics of dialogues as `evaluate` returns them, of several calls too."""
+    right, answers = ([list(turn) for turn in zip(*(d[key] for d in dialogues))] for key in ("right", "answers"))
+    return metrics(right, answers, torch.tensor([d["ended"] for d in dialogues]))
+
+
 HEADER = (
     f"{'':<22}{'Acc@t1':>8}{'Acc@t2':>8}{'Δ(t1,t2)':>15}{'Δ i→c':>8}{'Δ c→i':>8}{'same':>7}\n" + "─" * 76
 )
@@ -83,7 +89,7 @@ def evaluate(policy, task, problems, *, turns=2, temperature=0.0, seed=0, batch=
 
     temperature 0 is greedy, the paper's evaluation. first_from: another model whose first attempts
     are to be corrected; a problem's own `first` is, too. Returns (Metrics, dialogues), a dialogue a
-    dict of prompt, the answers' texts and whether each is right; none of it is shown to the model.
+    dict of prompt, the answers' texts, whether each is right, whether it ended; none of it is shown to the model.
     """
     generator = torch.Generator(policy.wte.weight.device).manual_seed(seed)
     sampling = dict(eos=task.eos, max_new=task.max_new, vocab=task.vocab, temperature=temperature, generator=generator)
@@ -105,8 +111,8 @@ def evaluate(policy, task, problems, *, turns=2, temperature=0.0, seed=0, batch=
     judged = torch.tensor(verify.rewards(problems * turns, sum(texts, []))).view(turns, -1)  # (turns, n)
     right = ((judged == 1) & finished.T).tolist()  # an answer that was cut is a failed one
     dialogues = [
-        {"prompt": p.prompt, "answers": [turn[n] for turn in texts], "right": [turn[n] for turn in right]}
-        for n, p in enumerate(problems)
+        {"prompt": p.prompt, "answers": [turn[n] for turn in texts], "right": [turn[n] for turn in right], "ended": ended}
+        for (n, p), ended in zip(enumerate(problems), finished.tolist())
     ]
     return metrics(right, texts, finished), dialogues
 

@@ -671,13 +671,25 @@ def rate(s: Settings, step: int, steps: int) -> float:
     return min(1.0, (step + 1) / max(s.warmup, 1), (1 - step / steps) / max(s.decay, 1e-9))
 
 
+def evaluate_together(s: Settings, task, policy: GPT, turns: int, first_from=None):
+    """(Metrics, dialogues) of the held-out problems, in each process; each answers its share of them."""
+    problems = task.problems(s.split, s.eval_problems)
+    mine, dialogues = problems[rank() :: world()], []
+    if mine:
+        _, dialogues = evaluate.evaluate(policy, task, mine, turns=turns, first_from=first_from, batch=s.sample_batch or 512)
+    if world() > 1:
+        shares = [None] * world()
+        dist.all_gather_object(shares, dialogues)
+        dialogues = [shares[i % world()][i // world()] for i in range(len(problems))]
+    return evaluate.metrics_of(dialogues), dialogues
+
+
 def held_out(s: Settings, task, average: GPT, base: GPT, step: int) -> dict:
     """For the log, every `eval_every` steps: the metrics, and Accuracy@t2 where the first answers are the base's."""
     if not s.eval_every or (step + 1) % s.eval_every:
         return {}
-    problems = task.problems(s.split, s.eval_problems)
     average = average.copy(compute_dtype(s))
-    own, fixed = (evaluate.evaluate(average, task, problems, first_from=first, batch=s.sample_batch or 512)[0] for first in (None, base))
+    own, fixed = (evaluate_together(s, task, average, 2, first)[0] for first in (None, base))
     return {"held_out": dataclasses.asdict(own), "repairs_base": fixed.t2}
 
 
@@ -1008,15 +1020,12 @@ def task_of(s: Settings) -> data.Task:
 def report(s: Settings, task, folder: Path, name: str, policy: GPT):
     """The held-out metrics of one stage, measured once and kept beside it; three dialogues as well."""
     path = folder / f"{name}.{s.split}{s.eval_problems}.json"
-    if not path.exists() and rank() == 0:
-        problems, policy = task.problems(s.split, s.eval_problems), policy.copy(compute_dtype(s))
-        metrics, dialogues = evaluate.evaluate(policy, task, problems, turns=s.turns, batch=s.sample_batch or 512)
-        picked = evaluate.pick_dialogues(dialogues)
-        kept = {"metrics": dataclasses.asdict(metrics), "dialogues": picked}
-        write(path, json.dumps(kept, indent=1, ensure_ascii=False).encode())
-    if world() > 1:
-        dist.barrier()
-    kept = json.loads(path.read_text())
+    kept = json.loads(path.read_text()) if path.exists() else None
+    if summed(torch.tensor(int(kept is None))).item():  # at least one process has not seen it: all take part
+        metrics, dialogues = evaluate_together(s, task, policy.copy(compute_dtype(s)), s.turns)
+        kept = {"metrics": dataclasses.asdict(metrics), "dialogues": evaluate.pick_dialogues(dialogues)}
+        if rank() == 0:
+            write(path, json.dumps(kept, indent=1, ensure_ascii=False).encode())
     metrics = evaluate.Metrics(**kept["metrics"])
     say("\n" + evaluate.HEADER + "\n" + evaluate.row(name, metrics))
     for kind, d in kept["dialogues"].items():
@@ -1029,7 +1038,7 @@ def main(argv=None) -> None:
     s = parse(argv)
     distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1
     if distributed:
-        hours = datetime.timedelta(hours=4)  # the others wait for as long as process 0 evaluates and writes
+        hours = datetime.timedelta(hours=4)  # the others wait for as long as process 0 writes, and answers may be long
         dist.init_process_group("gloo" if device(s).type == "cpu" else "nccl", timeout=hours)
         if device(s).type == "cuda":
             torch.cuda.set_device(device(s))

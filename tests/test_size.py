@@ -338,6 +338,30 @@ def test_another_number_of_processes_goes_on_in_bf16(base, problems, tmp_path, m
     assert all(torch.equal(kept[k].bfloat16(), v) for k, v in exported.state_dict().items())
 
 
+def evaluate_on_rank(index, world, port, folder, s):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(index), WORLD_SIZE=str(world))
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    task, asked, original = train.task_of(s), [], evaluate.evaluate
+    evaluate.evaluate = lambda policy, task, problems, **how: asked.append(len(problems)) or original(policy, task, problems, **how)
+    found = train.evaluate_together(s, task, train.hf_base(s, task), 2)
+    torch.save((found, asked), folder / f"{index}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_share_the_evaluation(base, problems, tmp_path):
+    """An odd number of problems on two processes: the same answers in the same order as on one, in both."""
+    s = settings(base, problems, tmp_path, "--eval_data", str(problems), "--data", str(problems.with_name("more.jsonl")), "--eval_problems", "5")
+    problems.with_name("more.jsonl").write_text('{"problem": "What is $9 + 9$, then?", "answer": "18"}\n')
+    task = train.task_of(s)
+    metrics, dialogues = train.evaluate_together(s, task, train.hf_base(s, task), 2)
+    assert (metrics, dialogues) == evaluate.evaluate(train.hf_base(s, task), task, task.problems("val", 5), batch=6)
+    mp.spawn(evaluate_on_rank, (2, free_port(), tmp_path, s), nprocs=2)
+    for index, share in ((0, 3), (1, 2)):
+        found, asked = torch.load(tmp_path / f"{index}.pt", weights_only=False)
+        assert found == (metrics, dialogues) and asked == [share]
+
+
 # ------------------------------------------------------------------ talking to it, and bad input
 
 
