@@ -172,20 +172,20 @@ class Arm:
 
 # {all}: Stage I's and Stage II's steps together, so that every arm has the same rollouts and updates.
 FROM_BASE = "--stage2_from base --stage2_steps {all}"
-IMITATE = FROM_BASE + " --stage2_lr 2e-5"  # at RL's 2e-4 first answers are lost (results/README.md)
+ON_D = FROM_BASE + " --stage2_lr 2e-5"  # D has second answers alone: at RL's 2e-4 first ones are lost (results/README.md)
 ARMS = {
     "base": Arm("base, prompted twice", None, (52.6, 41.4, -11.2, 4.6, 15.8)),
     "self-refine": Arm("Self-Refine", None, (52.8, 51.8, -1.0, 3.2, 4.2), turns=3),
-    "star-d": Arm("STaR, D", IMITATE + " --learn star", (55.4, 41.2, -14.2, 5.4, 19.6)),
-    "star-d+": Arm("STaR, D⁺", IMITATE + " --learn star --keep_right", (53.6, 54.0, 0.4, 2.6, 2.2)),
-    "pairs-d": Arm("Pair-SFT, D", IMITATE + " --learn pairs", (52.4, 54.2, 1.8, 5.4, 3.6)),
-    "pairs-d+": Arm("Pair-SFT, D⁺", IMITATE + " --learn pairs --keep_right", (55.0, 55.0, 0.0, 0.0, 0.0)),
+    "star-d": Arm("STaR, D", ON_D + " --learn star", (55.4, 41.2, -14.2, 5.4, 19.6)),
+    "star-d+": Arm("STaR, D⁺", FROM_BASE + " --learn star --keep_right", (53.6, 54.0, 0.4, 2.6, 2.2)),
+    "pairs-d": Arm("Pair-SFT, D", ON_D + " --learn pairs", (52.4, 54.2, 1.8, 5.4, 3.6)),
+    "pairs-d+": Arm("Pair-SFT, D⁺", FROM_BASE + " --learn pairs --keep_right", (55.0, 55.0, 0.0, 0.0, 0.0)),
     "rest-em": Arm("ReST-EM", FROM_BASE + " --learn rest-em"),
     "single": Arm("single-turn RL", FROM_BASE + " --train_turns 1 --offline 0", (61.8, 59.4, -2.4)),
     "naive": Arm("naive multi-turn RL", FROM_BASE + " --alpha 0 --offline 0"),
     "no-stage1": Arm("SCoRe without Stage I", FROM_BASE, (59.2, 61.4, 2.2)),
     "no-shaping": Arm("SCoRe without shaping", "--alpha 0", (60.0, 62.6, 2.6), stage1=True),
-    "star-stage2": Arm("STaR for REINFORCE in Stage II", "--learn star --keep_right --stage2_lr 2e-5", (56.2, 58.4, 2.2), stage1=True),
+    "star-stage2": Arm("STaR for REINFORCE in Stage II", "--learn star --keep_right", (56.2, 58.4, 2.2), stage1=True),
     "gamma": Arm("SCoRe with γ = 0.8", "--gamma 0.8"),
     "rounds": Arm("SCoRe, two rounds of I and II", "--rounds 2 --stage1_steps {half1} --stage2_steps {half2}"),
     "no-offline": Arm("SCoRe without offline first attempts", "--offline 0", stage1=True),
@@ -196,7 +196,7 @@ ARMS = {
     "score": Arm("**SCoRe**", "", (60.0, 64.4, 4.4, 5.8, 1.4)),
     "code-base": Arm("base, prompted twice", None, (53.7, 56.7, 3.0, 7.9, 4.9), task="code"),
     "code-self-refine": Arm("Self-Refine", None, (53.7, 52.5, -1.2, 9.8, 11.0), turns=3, task="code"),
-    "code-pairs-d": Arm("Pair-SFT, D", IMITATE + " --learn pairs", (56.1, 54.3, -1.8, 4.3, 6.1), task="code"),
+    "code-pairs-d": Arm("Pair-SFT, D", ON_D + " --learn pairs", (56.1, 54.3, -1.8, 4.3, 6.1), task="code"),
     "code-score": Arm("**SCoRe**", "", (52.4, 64.6, 12.2, 15.2, 3.0), task="code"),
 }
 TABLES = {
