@@ -172,7 +172,7 @@ class Arm:
 
 # {all}: Stage I's and Stage II's steps together, so that every arm has the same rollouts and updates.
 FROM_BASE = "--stage2_from base --stage2_steps {all}"
-ON_D = FROM_BASE + " --stage2_lr 2e-5"  # D has second answers alone: at RL's 2e-4 first ones are lost (results/README.md)
+ON_D = FROM_BASE + " --stage2_lr 5e-6"  # D holds second answers alone: a higher one loses the first (results/README.md)
 ARMS = {
     "base": Arm("base, prompted twice", None, (52.6, 41.4, -11.2, 4.6, 15.8)),
     "self-refine": Arm("Self-Refine", None, (52.8, 51.8, -1.0, 3.2, 4.2), turns=3),
