@@ -226,7 +226,7 @@ def jobs(folder: Path, arms: list[str], seeds: int, quick: bool, others: int = 3
     """All runs of a comparison, those first that others need; each arm of a seed shares its seed's base model."""
     import train
 
-    s = train.parse("--base_steps 1500 --stage1_steps 40 --stage2_steps 60".split() if quick else [])
+    s = train.parse("--base_steps 1000 --stage1_steps 30 --stage2_steps 40".split() if quick else [])
     one, two = s.stage1_steps, s.stage2_steps
     names = dict(all=one + two, half1=one // 2, half2=two // 2, third1=one * 2 // 3, third2=two * 2 // 3)
     found = {}
@@ -806,7 +806,7 @@ def flags(argv) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help=f"with --reproduce: seeds of {', '.join(MAIN)}")
     parser.add_argument("--other_seeds", type=int, default=3, help="with --reproduce: seeds of the other arms")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="with --reproduce: runs side by side, one thread each")
-    parser.add_argument("--quick", action="store_true", help="with --reproduce: one seed, an eighth of the steps, validation split: does it work?")
+    parser.add_argument("--quick", action="store_true", help="with --reproduce: one seed, a tenth of the steps, validation split: does it work?")
     parser.add_argument("--no_runs", action="store_true", help="with --reproduce: tables and figures of what is there, nothing is trained")
     parser.add_argument("--results", default="", help="with --reproduce: where tables and figures go (default: results; FOLDER if --quick)")
     args = parser.parse_args(argv)
