@@ -208,7 +208,7 @@ TABLES = {
     ),  # Table 4, and more
     "beyond": ("score", "anneal", "three", "four"),
 }  # fmt: skip
-MAIN = ("base", "star-d+", "pairs-d", "naive", "score")  # these have more seeds than the others
+MAIN = ("base", "self-refine", "star-d+", "pairs-d", "naive", "score")  # these have more seeds than the others
 
 
 @dataclass
@@ -774,7 +774,7 @@ def reproduce(folder: Path, results: Path, arms: list[str], *, seeds: int, other
     train.write(results / "paper.json", (json.dumps({"split": split, "problems": n, "arms": kept}) + "\n").encode())
     train.write(results / "figures.json", (json.dumps(data_) + "\n").encode())
     tables = tables_of(kept, data_)
-    for path in (results / "README.md", Path(__file__).with_name("README.md")):
+    for path in (results / "README.md", results.resolve().parent / "README.md"):
         if path.exists() and not quick:
             fill(path, tables)
     for name, rows in tables.items():

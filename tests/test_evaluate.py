@@ -368,10 +368,14 @@ def test_tables_and_figures_of_what_is_there(tmp_path, monkeypatch):
     (tmp_path / "score-0" / "stage2.jsonl").write_text(json.dumps(line) + "\n")
     results = tmp_path / "results"
     results.mkdir()
-    (results / "README.md").write_text("before\n<!-- table main -->\nold\n<!-- end -->\nafter\n")
-    monkeypatch.setattr(evaluate, "__file__", str(tmp_path / "evaluate.py"))
+    readmes = (results / "README.md", tmp_path / "README.md")  # and no other: results may be written anywhere
+    for readme in readmes:
+        readme.write_text("before\n<!-- table main -->\nold\n<!-- end -->\nafter\n")
+    ours = Path(evaluate.__file__).with_name("README.md")
+    before = ours.read_text()
     evaluate.reproduce(tmp_path, results, ["base", "score", "three"], seeds=2, others=1, workers=1, quick=False, run=False, n=4)
-    text = (results / "README.md").read_text()
+    text, beside = (readme.read_text() for readme in readmes)
+    assert text == beside and ours.read_text() == before
     kept, figures = (json.loads((results / name).read_text()) for name in ("paper.json", "figures.json"))
     assert text == f"before\n<!-- table main -->\n{evaluate.tables_of(kept['arms'], figures)['main']}\n<!-- end -->\nafter\n"
     assert stale(text, kept, figures) == [] and stale(text.replace("| 0.0 ± 0.0 |", "| 0.1 ± 0.0 |", 1), kept, figures) == ["main"]
