@@ -668,6 +668,14 @@ def name_of(arm: str) -> str:
     return ARMS[arm].title.strip("*")
 
 
+def in_common(curves_: dict, arms, key: str) -> dict:
+    """The runs of these arms, of the seeds for which each arm that has any has its `key`: what is drawn side by side."""
+    runs = [name for name, points in curves_.items() if any(p[key] is not None for p in points)]
+    seeds = [{name.rsplit("-", 1)[1] for name in runs if name.rsplit("-", 1)[0] == arm} for arm in arms]
+    shared = set.intersection(*[s for s in seeds if s] or [set()])
+    return {f"{arm}-{seed}": curves_[f"{arm}-{seed}"] for arm, has in zip(arms, seeds) if has for seed in sorted(shared)}
+
+
 def mean_curve(ax, curves_: dict, arm: str, key: str, label: str, **style) -> None:
     """One number over training, mean over seeds, as far as all of them have it."""
     runs = [points for name, points in curves_.items() if name.rsplit("-", 1)[0] == arm]
@@ -718,21 +726,25 @@ def draw(data_: dict, folder: Path) -> str:
         figure.savefig(folder / f"{name}.png", dpi=110)
         plt.close(figure)
 
-    def training(accuracy, changed):
-        for arm, color in (("naive", "C1"), ("score", "C0")):
+    def accuracies(ax, arms):
+        runs = in_common(data_["training"], arms, "t2")
+        for arm, color in zip(arms, ("C1", "C0")):
             for key, style in (("t1", "--"), ("t2", "-")):
-                mean_curve(accuracy, data_["training"], arm, key, f"{name_of(arm)}, {key}", color=color, linestyle=style)
-            mean_curve(changed, data_["training"], arm, "changed", name_of(arm), color=color)
+                mean_curve(ax, runs, arm, key, f"{name_of(arm)}, {key}", color=color, linestyle=style)
+
+    def training(accuracy, changed):
+        accuracies(accuracy, ("naive", "score"))
+        for arm, color in (("naive", "C1"), ("score", "C0")):
+            mean_curve(changed, in_common(data_["training"], ("naive", "score"), "t2"), arm, "changed", name_of(arm), color=color)
 
     def repairs(*axes):
         for ax, arm in zip(axes, ("pairs-d", "score")):
-            mean_curve(ax, data_["training"], arm, "repairs", "on the base's first answers")
-            mean_curve(ax, data_["training"], arm, "t2", "on its own")
+            runs = in_common(data_["training"], (arm,), "repairs")
+            mean_curve(ax, runs, arm, "repairs", "on the base's first answers")
+            mean_curve(ax, runs, arm, "t2", "on its own")
 
     def gamma(ax):
-        for arm, color in (("gamma", "C1"), ("score", "C0")):
-            for key, style in (("t1", "--"), ("t2", "-")):
-                mean_curve(ax, data_["training"], arm, key, f"{name_of(arm)}, {key}", color=color, linestyle=style)
+        accuracies(ax, ("gamma", "score"))
 
     def edits(ax):
         for arm in TABLES["main"]:

@@ -390,6 +390,15 @@ def test_tables_and_figures_of_what_is_there(tmp_path, monkeypatch):
     assert len(figures["gradient variance"]) == 8
 
 
+def test_curves_side_by_side_are_of_the_same_seeds():
+    """Two arms, one with more seeds; an arm without a run takes nothing away, nor counts one whose log lacks the number."""
+    with_, without = [{"t2": 1.0, "repairs": 2.0}], [{"t2": 1.0, "repairs": None}]
+    runs = {"a-0": with_, "a-1": with_, "a-b-1": with_, "c-1": with_, "c-2": without}
+    assert evaluate.in_common(runs, ("a", "c"), "t2").keys() == {"a-1", "c-1"}
+    assert evaluate.in_common(runs, ("c",), "t2").keys() == {"c-1", "c-2"} and evaluate.in_common(runs, ("c",), "repairs").keys() == {"c-1"}
+    assert evaluate.in_common(runs, ("a", "none"), "t2").keys() == {"a-0", "a-1"} and evaluate.in_common({}, ("a",), "t2") == {}
+
+
 def test_figures_are_drawn(tmp_path):
     """Every PNG, from data of two seeds of unequal length, and from none at all."""
     pytest.importorskip("matplotlib", reason="matplotlib draws the figures; their data does not need it")
