@@ -485,6 +485,9 @@ def claims(found: dict, votes_of: dict) -> str:
     """The paper's main claims, each with what these seeds say: holds, does not hold, or undecided where intervals touch."""
     lines = ["| claim | here | |", "|---|---|---|"]
 
+    def within(mean, ci, form=".1f"):
+        return f"{mean:{form}}" + (f" ± {ci:.1f}" if ci == ci else " (one seed)")
+
     def say(claim, low, high, numbers):
         """The claim is that a quantity is above 0; low, high: its interval."""
         lines.append(f"| {claim} | {'holds' if low > 0 else 'does not hold' if high < 0 else 'undecided'} | {numbers} |")
@@ -494,12 +497,12 @@ def claims(found: dict, votes_of: dict) -> str:
         ours, theirs = (mean_ci([sign * x["metrics"][what] for x in found[a].values()]) for a in ("score", arm))
         gap, reach = ours[0] - theirs[0], ours[1] + theirs[1]
         shown = [(100 if what == "same" else 0) + m for m, _ in (ours, theirs)]  # sign is −1 for `same`
-        say(claim, gap - reach, gap + reach, f"{shown[0]:.1f} ± {ours[1]:.1f} against {shown[1]:.1f} ± {theirs[1]:.1f}")
+        say(claim, gap - reach, gap + reach, f"{within(shown[0], ours[1])} against {within(shown[1], theirs[1])}")
 
     if "base" in found:
         mean, ci = mean_ci([x["metrics"]["delta"] for x in found["base"].values()])
         verdict = "holds" if mean <= 0 else "does not hold" if mean - ci > 0 else "undecided"
-        lines.append(f"| base: Δ is not above 0 | {verdict} | {mean:+.1f} ± {ci:.1f} |")
+        lines.append(f"| base: Δ is not above 0 | {verdict} | {within(mean, ci, '+.1f')} |")
     if "score" in found:
         for arm in ("star-d", "star-d+", "pairs-d", "pairs-d+"):
             if arm in found:
@@ -512,7 +515,7 @@ def claims(found: dict, votes_of: dict) -> str:
         if gaps:
             a, (mean, seeds, problems) = min(gaps.items(), key=lambda x: x[1][0])
             say("SCoRe: the highest Accuracy@t2 of all arms", mean - max(seeds, problems), mean + max(seeds, problems),
-                f"the nearest, {ARMS[a].title}: {mean:+.1f} ± {seeds:.1f}")  # fmt: skip
+                f"the nearest, {ARMS[a].title}: {within(mean, seeds, '+.1f')}")  # fmt: skip
     for arm in ("no-stage1", "no-shaping"):
         if arm in found and "score" in found:
             what, (mean, ci, _) = max(((w, paired(found, "score", arm, w)) for w in ("delta", "t2")), key=lambda x: x[1][0])
@@ -521,7 +524,7 @@ def claims(found: dict, votes_of: dict) -> str:
             say(f"{ARMS[arm].title}: lowers Δ or Accuracy@t2", mean - error, mean + error, f"{what} by {mean:.1f}, s.e. {error:.1f}")
     for k in votes_of.get("score", {}).get("0", {}):
         mean, ci = mean_ci([by_k[k][1] - by_k[k][0] for by_k in votes_of["score"].values()])
-        say(f"K + K votes beat 2K, K = {k}", mean - ci, mean + ci, f"{mean:+.1f} ± {ci:.1f}")
+        say(f"K + K votes beat 2K, K = {k}", mean - ci, mean + ci, within(mean, ci, "+.1f"))
     return "\n".join(lines)
 
 
