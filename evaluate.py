@@ -497,7 +497,10 @@ def claims(found: dict, votes_of: dict) -> str:
         ours, theirs = (mean_ci([sign * x["metrics"][what] for x in found[a].values()]) for a in ("score", arm))
         gap, reach = ours[0] - theirs[0], ours[1] + theirs[1]
         shown = [(100 if what == "same" else 0) + m for m, _ in (ours, theirs)]  # sign is −1 for `same`
-        say(claim, gap - reach, gap + reach, f"{within(shown[0], ours[1])} against {within(shown[1], theirs[1])}")
+        numbers = f"{within(shown[0], ours[1])} against {within(shown[1], theirs[1])}"
+        if what == "delta":  # the seeds share their base models, so that pairs say more than two intervals
+            numbers += f"; seed by seed {within(*paired(found, 'score', arm, what)[:2], '+.1f')}"
+        say(claim, gap - reach, gap + reach, numbers)
 
     if "base" in found:
         mean, ci = mean_ci([x["metrics"]["delta"] for x in found["base"].values()])

@@ -210,6 +210,7 @@ def test_claims_hold_do_not_hold_or_stay_undecided():
         "K + K votes beat 2K, K = 2": "undecided",
         "K + K votes beat 2K, K = 4": "does not hold",
     }
+    assert "21.0 ± 2.5 against 20.0 ± 0.0; seed by seed +1.0 ± 2.5" in rows[3][2]
     assert "25.0 ± 0.0 against 40.0 ± 0.0" in rows[1][2] and "by 4.0, s.e. 0.6" in rows[5][2]
     del found["star-d"], found["naive"]
     assert "| SCoRe: the highest Accuracy@t2 of all arms | holds | the nearest, SCoRe without shaping: +4.0" in evaluate.claims(found, {})
