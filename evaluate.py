@@ -114,7 +114,7 @@ def evaluate(policy, task, problems, *, turns=2, temperature=0.0, seed=0, batch=
         {"prompt": p.prompt, "answers": [turn[n] for turn in texts], "right": [turn[n] for turn in right], "ended": ended}
         for (n, p), ended in zip(enumerate(problems), finished.tolist())
     ]
-    return metrics(right, texts, finished), dialogues
+    return metrics_of(dialogues), dialogues
 
 
 def pick_dialogues(dialogues) -> dict:

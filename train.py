@@ -98,7 +98,7 @@ class Settings:
     beta2: float = setting(0.25, "β2, the strict KL on the first attempt in Stage I (Table 5: 0.1 for MATH, 0.25 for MBPP)", "12")
     kl_target: float = setting(0.0, "adapt β2 so that the first attempt's KL stays near this many nats; 0: fixed β2", "12")
     alpha: float = setting(1.0, "α of the bonus α·(r2 − r1) in Stage II; the paper has 10 (results/README.md says why not here)", "2")
-    gamma: float = setting(0.0, "γ: 0 is the method; above it turn 1 is paid for turn 2, and collapses (Fig. 9)", "12")
+    gamma: float = setting(0.0, "γ: 0 is the method; above it turn 1 is paid for turn 2, too (in the paper that collapses, Fig. 9)", "12")
     baseline: str = setting("first", "turn 2's baseline: none, problem, siblings, first (score.advantages)", "12")
     stage1_steps: int = setting(300, "Stage I: steps", "12")
     stage2_steps: int = setting(500, "Stage II: steps; 300 with --task code", "2")
@@ -785,7 +785,8 @@ def examples(s: Settings, task, batch: Batch, rng) -> list[tuple[list[int], list
             rights = [rows[m][start[m][i] : stop[m][i]] for m in group for i in range(2) if r[m][i] and (m, i) != (n, 0)]
             if rights:
                 pair = row[: a[1]] + rng.choice(rights)
-                found.append((pair, mask(pair, *imitated[: r[n][0]], (2, (a[1], len(pair))))))
+                first = imitated[:1] if r[n][0] else []
+                found.append((pair, mask(pair, *first, (2, (a[1], len(pair))))))
     return found
 
 
