@@ -209,6 +209,7 @@ TABLES = {
     "beyond": ("score", "anneal", "three", "four"),
 }  # fmt: skip
 MAIN = ("base", "self-refine", "star-d+", "pairs-d", "naive", "score")  # these have more seeds than the others
+CURVES = {"score": 50, "naive": 50, "pairs-d": 10, "gamma": 50}  # drawn over training (Fig. 5, 6, 9): updates between two points
 
 
 @dataclass
@@ -245,8 +246,7 @@ def jobs(folder: Path, arms: list[str], seeds: int, quick: bool, others: int = 3
                 needs = first / "stage2.pt"
             flags = f"--stage 2 --task {task} --base {base}/stage0.pt --stage1_steps {one} --stage2_steps {two} {a.flags.format(**names)}"
         words = f"{flags} --base_steps {s.base_steps} --seed {seed} --folder {at} --threads 1".split()
-        every = {"pairs-d": 10, "naive": 50, "score": 50, "gamma": 50}.get(arm, 200)  # those whose curves are drawn
-        words += f"--eval_every {every} --eval_problems {200 if quick else s.eval_problems}".split()
+        words += f"--eval_every {CURVES.get(arm, 0)} --eval_problems {200 if quick else s.eval_problems}".split()
         made = train.parse(words)
         stages = train.plan(made)[0 if a.flags is None else 1 :]
         result = at / f"{'stage0' if a.flags is None else stages[-1][1]}.pt"
@@ -640,7 +640,7 @@ def figures(folder: Path, found: dict, seeds: int, split: str, n: int) -> dict:
     """The data of every figure for which the runs are there. What takes long is kept beside its checkpoint."""
     import train
 
-    data_ = {"training": curves(folder, ("score", "naive", "pairs-d", "gamma"), seeds), "split": split, "problems": n}
+    data_ = {"training": curves(folder, CURVES, seeds), "split": split, "problems": n}
     data_["edit ratios"] = {}
     for arm, by_seed in found.items():
         if (ARMS[arm].task, ARMS[arm].turns) == ("false-position", 2):
