@@ -122,9 +122,11 @@ class Attention(nn.Module):
         if write is not None:
             k, v = write(k, v)  # (B, nkv, S, hd): everything this row has said so far
         gqa = self.n_head != self.n_kv_head
-        if gqa and T == 1 and mask is not None:
-            # Decoding: the heads that share a key are as many queries to it, and nothing is repeated to read it.
-            y = F.scaled_dot_product_attention(q.reshape(B, self.n_kv_head, -1, self.head_dim), k, v, attn_mask=mask)
+        if gqa and mask is not None:
+            # Over the cache, the heads that share a key are as many queries to it: nothing is repeated to read it, and
+            # the kernels for a mask, which know no groups, can do it.
+            group = mask if T == 1 else mask.repeat(1, 1, self.n_head // self.n_kv_head, 1)  # (B, 1, group·T, S)
+            y = F.scaled_dot_product_attention(q.reshape(B, self.n_kv_head, -1, self.head_dim), k, v, attn_mask=group)
             y = y.reshape(B, self.n_head, T, self.head_dim)
         else:
             y = F.scaled_dot_product_attention(

@@ -6,9 +6,9 @@
     … --model FOLDER --task math --data FILE      with Hugging Face weights and published problems
 
 A stage whose predecessor is missing in the run folder makes it first. Every stage can be killed at
-any moment: the same command goes on from the last checkpoint and ends with the same weights to the
-bit, because the random numbers of a step come from a seed that is a function of (seed, stage, step),
-and no generator outlives its step.
+any moment: the same command goes on from the last checkpoint and ends, on a CPU, with the same weights
+to the bit, because the random numbers of a step come from a seed that is a function of (seed, stage, step),
+and no generator outlives its step. (Some of a GPU's sums come out in another order each time.)
 
 A stage may go on with another number of processes than it began with. Equal whatever their number: the
 problems of every step, the state of the optimizer and of the average, and the gradient of given
@@ -179,8 +179,19 @@ def parse(argv=None) -> Settings:
         parser.error("--baseline siblings needs --siblings 2 or more")
     if s.turns < 2 or (s.turns > 2 and (s.siblings > 1 or s.learn != "reinforce")):
         parser.error(f"--turns is {s.turns}, and must be 2 or more; with --siblings or --learn {s.learn} exactly 2")
+    if s.learn != "reinforce":  # what only RL reads: in Stage II, and where there is no Stage I
+        for name in ("alpha", "anneal") + ("gamma", "baseline", "keep") * (s.stage2_from == "base"):
+            if args.get(name, False) is not False:
+                parser.error(f"--{name}: --learn {s.learn} does not read it; leave one of the two out")
+    if s.keep_right and s.learn not in ("star", "pairs"):
+        parser.error(f"--keep_right means nothing with --learn {s.learn}; give --learn star or pairs, or leave it out")
+    if s.kl_target and not s.beta2:
+        parser.error("--kl_target multiplies β2, and --beta2 is 0; give a β2 to begin with")
     if s.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device is cuda, and torch sees no GPU here; leave it at auto")
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if s.device != "cpu" and 0 < torch.cuda.device_count() < processes:
+        parser.error(f"{processes} processes for {torch.cuda.device_count()} GPU(s) of this machine; start as many as it has, or give --device cpu")
     if s.n_embd % 8:
         parser.error(f"--n_embd is {s.n_embd}, and must be a multiple of 8 (4 heads of even size)")
     check_size(parser, s)
@@ -317,6 +328,16 @@ def adam(s: Settings, policy: GPT, lr: float):
     return torch.optim.Adam(policy.parameters(), **how)
 
 
+def load_optimizer(optimizer, state: dict) -> None:
+    """`load_state_dict`, and for --shard two things that torch's ZeroRedundancyOptimizer leaves to be done: it puts Adam's
+    step counts on the CPU, where fused Adam on a GPU cannot use them, and keeps this process's moments a second time."""
+    optimizer.load_state_dict(state)
+    if isinstance(optimizer, ZeroRedundancyOptimizer):
+        optimizer.state.clear()
+        for p, kept in optimizer.optim.state.items():
+            kept["step"] = kept["step"].to(p.device)
+
+
 def memory(c: GPTConfig, s: Settings, tokens: int, ranks: int = 1) -> dict[str, int]:
     """Bytes that training needs on each of `ranks` processes, by what they are for; "peak" is what is there at once.
 
@@ -432,7 +453,7 @@ def load_policy(path) -> tuple[GPT, dict]:
 
 
 def load_to_evaluate(path) -> tuple[GPT, data.Task, Settings]:
-    """A checkpoint's model, on the device and in the precision of its training; its task; the settings it was made with."""
+    """A checkpoint's model, in the precision of its training, on the GPU if there is one; its task; the settings it was made with."""
     policy, state = load_policy(path)
     names = {f.name for f in dataclasses.fields(Settings)}
     s = Settings(**{name: value for name, value in state["settings"].items() if name in names})
@@ -566,11 +587,13 @@ class Batch:
 
 
 def make_rollouts(s: Settings, task, policy, base, stage: int, step: int) -> Batch:
-    """Draws this process's share of a step's dialogues, and judges them."""
+    """Draws this process's share of a step's dialogues, and judges them.
+
+    step: which draw of this stage it is; a second round goes on counting (`steps_before`)."""
     name = f"stage {stage}, {s.seed}, {step}"
     problems = task.problems("train", s.problems, random.Random(name))
     mine = range(rank(), s.problems, world())  # each process its own problems, and its own random numbers
-    generator = torch.Generator(device(s)).manual_seed(random.Random(f"{name}, {rank()}").getrandbits(60))
+    generator = torch.Generator(policy.wte.weight.device).manual_seed(random.Random(f"{name}, {rank()}").getrandbits(60))
     prompts = [task.ask(problems[i].prompt) for i in mine]
     sampling = dict(eos=task.eos, max_new=task.max_new, vocab=task.vocab, temperature=s.temperature, generator=generator)
     sampling["batch"] = s.sample_batch
@@ -599,6 +622,11 @@ def make_rollouts(s: Settings, task, policy, base, stage: int, step: int) -> Bat
     same = torch.tensor([a == b for a, b in zip(texts[0], texts[1])])
     online = ~torch.tensor(offline).repeat_interleave(each)
     return Batch(parts, rewards, finished, same, online)
+
+
+def steps_before(name: str, steps: int) -> int:
+    """How many steps the same stage has made in the rounds before: each round draws problems and random numbers of its own."""
+    return steps * (int(name.partition("-round")[2] or 1) - 1)
 
 
 def micro_batches(s: Settings, length: torch.Tensor):
@@ -656,11 +684,11 @@ def step_log(batch: Batch, A, count, stats, shape) -> dict:
     more = {f"r{i}": x / max(online, 1) for i, x in enumerate(paid[2:], 3)}
     return {"r1": r1, "r2": r2, **more, "delta": r2 - r1, "r2_offline": r2_off / offline if offline else None} | {
         **{f"kl{i}": x / max(n, 1) for i, (x, n) in enumerate(zip(kl, count.tolist()), 1)},
-        "entropy": entropy / tokens,
+        "entropy": entropy / max(tokens, 1),
         "changed": changed / max(online, 1),
         "truncated": cut / answers,
         "signal": signal_groups / n_groups,
-        "sampler_gap": gap / tokens,
+        "sampler_gap": gap / max(tokens, 1),
         "tokens": tokens,
     }
 
@@ -718,11 +746,11 @@ def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, f
         best.update(partial.state["best"])
         beta2.update(partial.state["beta2"])
         window.extend(partial.state["window"])
-    worker = worker_of(s, policy)
+    worker, before = worker_of(s, policy), steps_before(name, steps)
 
     def one_step(step):
         began = time.perf_counter()
-        batch = make_rollouts(s, task, worker, base, stage, step)
+        batch = make_rollouts(s, task, worker, base, stage, before + step)
         sampled = time.perf_counter()
         first_beta, alpha = (beta2["value"], 0.0) if stage == 1 else (s.beta1, s.alpha)
         if s.anneal and stage == 2:
@@ -736,7 +764,7 @@ def train_rl(s: Settings, task, stage: int, name: str, policy: GPT, base: GPT, f
         if s.kl_target:  # a proportional controller, as old as RLHF: too far from the base, stricter
             error = log["kl1"] / s.kl_target - 1
             beta2["value"] *= 1 + 0.1 * min(max(error, -0.2), 0.2)
-        log |= {"beta2": beta2["value"], "seconds_rollout": sampled - began, "seconds_update": time.perf_counter() - sampled}
+        log |= {"beta2": first_beta, "seconds_rollout": sampled - began, "seconds_update": time.perf_counter() - sampled}
         blend(average, policy, step, s.average)
         paid = [log[f"r{i + 1}"] for i in range(s.turns)]
         window.append(sum(paid[1:]) if stage == 1 else sum(paid[: 1 if s.train_turns == 1 else None]))
@@ -831,8 +859,9 @@ def train_sft(s: Settings, task, name: str, policy: GPT, base: GPT, folder: Path
             renew(worker, policy)
             getattr(optimizer, "optim", optimizer).state.clear()  # --shard has Adam inside
         if at == 0 or not rows:  # or an interruption: what was collected is not kept, but drawn again
-            began = step - at
-            rows[:], total[0] = collect(s, task, collector, base, range(began, min(began + each, s.stage2_steps)))
+            began, before = step - at, steps_before(name, s.stage2_steps)
+            draws = range(before + began, before + min(began + each, s.stage2_steps))
+            rows[:], total[0] = collect(s, task, collector, base, draws)
         steps = min(each, -(-total[0] // (size * world()))) if s.learn == "pairs" else each  # one epoch: the learning rate ends with it
         chosen = [rows[(at * size + k) % len(rows)] for k in range(size)]
         ids, turn = (rollout.pad(x, device=device(s)) for x in zip(*chosen))
@@ -876,7 +905,7 @@ class Partial:
         check_settings(self.state, self.s, self.stage, self.path)
         model.load_state_dict(self.state["model"])
         for name, optimizer in optimizers.items():
-            optimizer.load_state_dict(self.state["optimizers"][name])
+            load_optimizer(optimizer, self.state["optimizers"][name])
         say(f"{self.name}: goes on from step {self.state['step']}")
         return self.state["step"]
 
@@ -968,6 +997,7 @@ def run(s: Settings) -> None:
             for old in folder.glob("stage*"):
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
         write(folder / "settings.json", json.dumps(dataclasses.asdict(s), indent=1).encode())
+    summed(torch.zeros(1))  # nobody looks into the folder before that is done
     stages = plan(s)
     if s.problems < world():
         raise UserError(f"--problems {s.problems} cannot be shared by {world()} processes; start fewer, or ask for more")
@@ -1007,6 +1037,9 @@ def make_stage(s: Settings, task, stage: int, name: str, policy, base, folder: P
         else:
             policy = train_rl(s, task, stage, name, policy, base, folder)
         if rank() == 0:
+            for old in folder.glob(f"{name}.*.json"):  # of weights that were here before, and were removed
+                old.unlink()
+            shutil.rmtree(folder / f"{name}-hf", ignore_errors=True)
             save(final_state(s, stage, policy), path)
     if rank() == 0:
         (folder / f"{name}.partial.pt").unlink(missing_ok=True)

@@ -64,6 +64,32 @@ def test_fine_tuning_draws_what_reinforce_would(half_right, monkeypatch, tmp_pat
     assert log == [1 + at * rounds // 6 for at in range(len(log))] and (learn == "pairs" or len(log) == 6)
 
 
+@pytest.mark.parametrize("learn", ["reinforce", "star"])
+def test_a_second_round_draws_anew(half_right, monkeypatch, tmp_path, learn):
+    """--rounds 2: round 2 goes on where round 1 stopped counting, with other problems and other random numbers."""
+    s, seen, make = settings("--learn", learn, "--rounds", 2), [], train.make_rollouts
+
+    def make_rollouts(*args):
+        batch = make(*args)
+        seen.append((args[-1], batch.parts[0].ids[0].tolist()))
+        return batch
+
+    monkeypatch.setattr(train, "make_rollouts", make_rollouts)
+    for name in ("stage2", "stage2-round2"):
+        if learn == "star":
+            train.train_sft(s, TASK, name, tiny(s), tiny(s), tmp_path)
+        else:
+            train.train_rl(s, TASK, 2, name, tiny(s), tiny(s), tmp_path)
+    assert [at for at, _ in seen] == list(range(12)) and len({tuple(ids) for _, ids in seen}) == 12
+
+
+def test_random_numbers_are_made_where_the_model_is(monkeypatch):
+    """A model on the CPU draws on the CPU, whatever device the settings would choose."""
+    s = settings()
+    monkeypatch.setattr(train, "device", lambda s: torch.device("meta"))
+    assert train.make_rollouts(s, TASK, tiny(s), tiny(s), 2, 0).parts[0].ids.device.type == "cpu"
+
+
 def test_killed_between_two_rounds(half_right, monkeypatch, tmp_path, killed=2):
     """Behind the last checkpoint of a round: the next one begins from the first weights all the same, and collects with the last."""
     s, folders = settings("--learn", "star"), [tmp_path / "whole", tmp_path / "killed"]

@@ -238,6 +238,7 @@ def test_every_arm_has_the_same_budget():
             assert abs(steps * s.turns - 2 * (whole.stage1_steps + whole.stage2_steps)) <= 4, job.name
             assert s.problems * s.attempts * s.siblings == whole.problems * whole.attempts * whole.siblings
             assert Path(s.base).parent.name.endswith(f"base-{s.seed}") and s.task == arm.task
+        assert s.device == "cpu"  # side by side, one thread each: a GPU would be shared by all, and no run be the same twice
     names = [job.name for job in evaluate.jobs(Path("x"), ["naive", "no-shaping"], 5, False)]
     assert names.count("base-0") == 1 and "naive-4" in names and "no-shaping-2" in names and "no-shaping-3" not in names
     assert set(sum(evaluate.TABLES.values(), ())) == set(evaluate.ARMS)

@@ -108,7 +108,14 @@ def on_rank(index, world, port, folder, s, micro_batches):
     for p in policy.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()
-    torch.save((found, len(optimizer.optim.state)), folder / f"{index}.pt")
+    optimizer.consolidate_state_dict(to=0)
+    state = [optimizer.state_dict() if index == 0 else None]
+    torch.distributed.broadcast_object_list(state)
+    again = train.adam(dataclasses.replace(s, shard=True), policy, 1e-3)
+    train.load_optimizer(again, state[0])
+    assert not again.state, "each moment once"
+    assert all(torch.equal(kept[k], again.optim.state[p][k]) for p, kept in optimizer.optim.state.items() for k in kept)
+    torch.save((found, len(again.optim.state)), folder / f"{index}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -303,10 +310,12 @@ def test_shared_optimizer_is_the_same_optimizer(base, problems, tmp_path):
     plain, shared = tmp_path / "plain", tmp_path / "shared"
     done = finish(base, problems, plain, "--stage", "1")
     assert done.returncode == 0, done.stderr
+    (shared / "stage1-hf").mkdir(parents=True)  # of weights that somebody removed
     done = finish(base, problems, shared, "--stage", "1", "--shard", "--checkpointing")
     assert done.returncode == 0, done.stderr
     states = [train.load(run / "stage1.pt")["model"] for run in (plain, shared)]
     assert all(torch.allclose(states[0][k], states[1][k], rtol=0, atol=1e-6) for k in states[0])
+    assert (shared / "stage1-hf" / "config.json").exists()
 
 
 def stopped(s, monkeypatch, steps):

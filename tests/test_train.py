@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -296,6 +297,8 @@ def test_annealing_goes_from_strict_to_weak(whole, tmp_path, monkeypatch):
     train.train_rl(s, TASK, 2, "stage2", train.load_policy(whole / "stage0.pt")[0], base, tmp_path)
     assert seen[::2] == [(0.0, 0.25), (0.5, pytest.approx(0.19)), (1.0, pytest.approx(0.13)), (1.5, pytest.approx(0.07))]
     assert [x[1] for x in seen[1::2]] == [x[1] for x in seen[::2]]
+    logged = [json.loads(line)["beta2"] for line in (tmp_path / "stage2.jsonl").read_text().splitlines()]
+    assert logged == pytest.approx([x[1] for x in seen[::2]])
 
 
 def test_single_turn_leaves_the_second_answer_alone(whole):
@@ -310,6 +313,9 @@ def test_single_turn_leaves_the_second_answer_alone(whole):
         train.policy_step(s, policy, base, 2, batch, s.alpha, s.beta1)
         grads.append([p.grad.clone() for p in policy.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*grads)) and any(g.abs().max() > 0 for g in grads[0])
+    batch.parts[0].turn[batch.parts[0].turn == 1] = 0  # --offline 1: first answers are given, and nothing is left to train
+    log = train.policy_step(s, policy, base, 2, batch, s.alpha, s.beta1)
+    assert log["tokens"] == log["entropy"] == 0
 
 
 def _gradient_of_share(index, world, port, paths, s, results):
@@ -378,6 +384,45 @@ def test_best_weights_are_chosen_by_training_reward(whole, tmp_path, monkeypatch
     assert same_weights(left.state_dict(), seen[4])  # the weights that step 4 starts from: the end of window 2
 
 
+def test_what_is_made_anew_is_measured_anew(whole, tmp_path):
+    """A checkpoint that its user removed: the tables of the old weights go with it."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "stage2.pt").unlink()
+    old = {path.name: path.read_text() for path in tmp_path.glob("stage*.val5.json")}
+    for name, text in old.items():
+        (tmp_path / name).write_text(text.replace('"n": 5', '"n": 77'))
+    done = finish(tmp_path, "--stage", "2")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "stage2.val5.json").read_text() == old["stage2.val5.json"]
+    assert '"n": 77' in (tmp_path / "stage1.val5.json").read_text()  # whose weights are still there
+
+
+def _smoke_on_rank(index, world, port, folder):
+    """What this process sees of an earlier smoke run when it begins with the first stage; process 0 is slow to remove it."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(index), WORLD_SIZE=str(world))
+    os.chdir(folder)
+    torch.distributed.init_process_group("gloo")
+    unlink = Path.unlink
+    Path.unlink = lambda *args, **kw: time.sleep(1) or unlink(*args, **kw)
+
+    def make_stage(*args):
+        (folder / f"seen-{index}").write_text(str([p.name for p in Path("runs/smoke").glob("stage*")]))
+        raise KeyboardInterrupt
+
+    train.make_stage = make_stage
+    with pytest.raises(KeyboardInterrupt):
+        train.run(train.parse(["--smoke"]))
+    torch.distributed.destroy_process_group()
+
+
+def test_a_smoke_run_of_two_processes_starts_from_nothing(tmp_path):
+    """Nobody looks into the folder before process 0 has emptied it."""
+    (tmp_path / "runs" / "smoke").mkdir(parents=True)
+    (tmp_path / "runs" / "smoke" / "stage0.pt").write_text("old")
+    mp.spawn(_smoke_on_rank, (2, random.randint(20000, 40000), tmp_path), nprocs=2)
+    assert [(tmp_path / f"seen-{index}").read_text() for index in (0, 1)] == ["[]", "[]"]
+
+
 def test_adaptive_beta2_follows_the_kl(whole, tmp_path):
     """Above the target β2 rises, below it falls."""
     base, _ = train.load_policy(whole / "stage0.pt")
@@ -424,10 +469,25 @@ def one_line(done, *words):
         ("--alph 3", ["--alph"]),
         ("--n_embd 30", ["--n_embd", "multiple"]),
         ("--base nowhere.pt", ["nowhere.pt", "no such checkpoint"]),
+        ("--learn star --alpha 3", ["--alpha", "--learn star does not read it"]),
+        ("--learn pairs --stage2_from base --gamma 0.5", ["--gamma", "--learn pairs does not read it"]),
+        ("--learn rest-em --keep_right", ["--keep_right", "--learn star or pairs"]),
+        ("--kl_target 1 --beta2 0", ["--kl_target", "--beta2 is 0"]),
     ],
 )
 def test_bad_flags(tmp_path, flags, words):
     one_line(finish(tmp_path, *flags.split()), *words)
+
+
+def test_more_processes_than_gpus(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        train.parse([])
+    assert "2 processes for 1 GPU(s)" in capsys.readouterr().err
+    assert train.parse(["--device", "cpu"]).device == "cpu"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert train.parse([]).device == "auto"
 
 
 def test_a_folder_of_other_settings_is_refused(whole):
