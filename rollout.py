@@ -306,11 +306,7 @@ class _Decoder:
     def _record(self, token, pos, filled):
         self.reads = min(-(-filled // READ) * READ, self.cache.k.shape[3])
         self.token, self.pos, self.graph, self.logits = token.clone(), pos.clone(), None, None
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # once for nothing: libraries set themselves up. The cache gets what the replay writes
-            self._step(self.token, self.pos, self.reads)
-        torch.cuda.current_stream().wait_stream(aside)
+        self._step(self.token, self.pos, self.reads)  # once for nothing: libraries set themselves up, which no recording can hold
         self.graph = torch.cuda.CUDAGraph()
         # other threads (NCCL's watchdog) may use the GPU meanwhile
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):

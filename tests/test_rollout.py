@@ -168,9 +168,6 @@ class FakeCuda:
     def __exit__(self, *_):
         pass
 
-    def wait_stream(self, _):
-        pass
-
     def replay(self):
         d = self.decoder
         d.logits.copy_(d._step(d.token, d.pos, d.reads))
@@ -179,7 +176,7 @@ class FakeCuda:
 def test_recorded_steps(model, monkeypatch):
     """The bookkeeping of recorded steps, without a GPU: new tokens and positions reach the recording, attention reads
     enough, and another cache has another recording."""
-    for name in ("Stream", "CUDAGraph", "stream", "graph", "current_stream"):
+    for name in ("CUDAGraph", "graph"):
         monkeypatch.setattr(torch.cuda, name, FakeCuda)
     monkeypatch.setitem(rollout.COUNTED, "cpu", (4, 0.5))
     init, record, reads = rollout._Decoder.__init__, rollout._Decoder._record, []
