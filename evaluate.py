@@ -697,9 +697,11 @@ def mean_curve(ax, curves_: dict, arm: str, key: str, label: str, **style) -> No
 
 
 def draw_attempts(ten, vote, data_: dict) -> None:
-    """Fig. 8 and Fig. 1, right, means over seeds."""
+    """Fig. 8 and Fig. 1, right, means over seeds; in Fig. 8 over those that all its arms have."""
+    seeds = set.intersection(*(list(map(set, data_["ten attempts"].values())) or [set()]))
     for arm, by_seed in data_["ten attempts"].items():
-        ten.plot(range(1, 11), [mean_ci(x)[0] for x in zip(*by_seed.values())], label=name_of(arm))
+        if seeds:
+            ten.plot(range(1, 11), [mean_ci(x)[0] for x in zip(*(by_seed[seed] for seed in seeds))], label=name_of(arm))
     for arm, by_seed in data_["votes"].items():
         ks = list(next(iter(by_seed.values())))
         for which, label, style in ((0, "2K in parallel", "--"), (1, "K, each corrected", "-")):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -399,6 +400,19 @@ def test_curves_side_by_side_are_of_the_same_seeds():
     assert evaluate.in_common(runs, ("a", "c"), "t2").keys() == {"a-1", "c-1"}
     assert evaluate.in_common(runs, ("c",), "t2").keys() == {"c-1", "c-2"} and evaluate.in_common(runs, ("c",), "repairs").keys() == {"c-1"}
     assert evaluate.in_common(runs, ("a", "none"), "t2").keys() == {"a-0", "a-1"} and evaluate.in_common({}, ("a",), "t2") == {}
+
+
+def test_ten_attempts_side_by_side_are_of_the_same_seeds():
+    """An arm with more seeds than the others is drawn with theirs."""
+    drawn = {}
+    ten, vote = (SimpleNamespace(plot=lambda x, y, *_, label, **__: drawn.update({label: y}), set_xscale=lambda *_, **__: None) for _ in "tv")
+    data_ = {"ten attempts": {"score": {"0": [80.0] * 10, "1": [90.0] * 10}, "three": {"1": [70.0] * 10}}, "votes": {}}
+    evaluate.draw_attempts(ten, vote, data_)
+    assert drawn == {"SCoRe": [90.0] * 10, "SCoRe, three attempts": [70.0] * 10}
+    data_["ten attempts"]["four"] = {"2": [60.0] * 10}
+    drawn.clear()
+    evaluate.draw_attempts(ten, vote, data_)
+    assert drawn == {}
 
 
 def test_figures_are_drawn(tmp_path):
