@@ -386,6 +386,7 @@ def test_tables_and_figures_of_what_is_there(tmp_path, monkeypatch):
         for x in by_seed.values():
             o, m = x["outcomes"], x["metrics"]
             assert m["t1"] == 25 * (o.count("1") + o.count("3")) and m["fixed"] == 25 * o.count("2") and len(o) == 4
+    assert kept["arms"]["score"]["0"]["metrics"]["truncated"] > 0  # an untrained model seldom ends an answer
     assert kept["split"] == "test" and kept["arms"].keys() == {"base", "score", "three"} and "| **SCoRe** | 2 |" in text
     assert [p["step"] for p in figures["training"]["score-0"]] == [50, 52] and figures["training"]["score-0"][0]["changed"] == 3
     assert sum(figures["edit ratios"]["score"]) == 8 and len(figures["ten attempts"]["three"]["0"]) == 10
