@@ -202,7 +202,7 @@ def random_model(config: GPTConfig, device, dtype) -> GPT:
 
 
 @torch.no_grad()
-def check_decoding(model, device) -> None:
+def check_decoding(model, device, how) -> None:
     """The sampler's log-probabilities against the plain pass over the whole dialogue, which knows no cache and no graph."""
     generator = torch.Generator(device).manual_seed(1)
     prompts = [torch.randint(0, 200, (n,)).tolist() for n in (5, 40, 17)]
@@ -213,11 +213,11 @@ def check_decoding(model, device) -> None:
             ids = r.ids[n : n + 1, : r.length[n]]
             logp = torch.log_softmax(model(ids).float(), -1)[0, :-1].gather(-1, ids[0, 1:, None])[:, 0]
             gaps.append((logp - r.logp[n, 1 : r.length[n]]).abs()[r.turn[n, 1 : r.length[n]] > 0].mean().item())
-    print(f"check: log-probabilities of the sampler and of the plain pass differ by {max(gaps):.1e} nats a token; rounding of bf16 is some 1e-2")
+    print(f"check{how}: log-probabilities of the sampler and of the plain pass differ by {max(gaps):.1e} nats a token; rounding of bf16 is some 1e-2")
 
 
 @torch.no_grad()
-def bench_decode(model, device, bandwidth, batches, filled=512) -> None:
+def bench_decode(model, device, bandwidth, batches, filled, how) -> None:
     """A decode step at several batches: the weights and the filled cache, read once, over the measured copy bandwidth."""
     c = model.config
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -229,17 +229,23 @@ def bench_decode(model, device, bandwidth, batches, filled=512) -> None:
         decode(token, pos, filled)
         seconds = best_of(lambda: [decode(token, pos, filled) for _ in range(20)], 1.0) / 20
         read = weights + cache.k[:, :, :, :filled].numel() * 2 * cache.k.element_size()
-        print(f"decode, batch {n}, {filled} slots filled: {seconds * 1e3:.2f} ms, {n / seconds:.0f} tokens/s, "
+        print(f"decode{how}, batch {n}, {filled} slots filled: {seconds * 1e3:.2f} ms, {n / seconds:.0f} tokens/s, "
               f"{read / seconds / 1e9:.0f} GB/s = {100 * read / seconds / 1e9 / bandwidth:.0f} % of the copy bandwidth")  # fmt: skip
 
 
-def bench_generate(model, device, batch, width, new) -> None:
-    """Both turns, against `transformers` generate with either cache; no answer ends early."""
+def bench_generate(models, device, batch, width, new) -> None:
+    """Both turns, with each of `models`, against `transformers` generate with either cache; no answer ends early."""
+    model = models[0][1]
     prompts = torch.randint(0, model.config.vocab_size, (batch, width)).tolist()
     task = data.Task(None, None, None, None, None, None, [1, 2, 3], -1, model.config.vocab_size, new)
-    generator = torch.Generator(device).manual_seed(0)
-    ours = best_of(lambda: rollout.sample(model, prompts, task.instruction, -1, max_new=new, generator=generator), 1.0, 2)
-    print(f"two turns of {new} tokens, batch {batch}: {ours:.2f} s, {2 * batch * new / ours:.0f} tokens/s")
+    generator, ours = torch.Generator(device).manual_seed(0), []
+    for how, policy in models:
+        def both():
+            rollout.sample(policy, prompts, task.instruction, -1, max_new=new, generator=generator)
+
+        both()  # what is compiled is compiled now
+        ours.append(best_of(both, 1.0, 2))
+        print(f"two turns of {new} tokens{how}, batch {batch}, prompts of {width}: {ours[-1]:.2f} s, {2 * batch * new / ours[-1]:.0f} tokens/s")
     try:
         with tempfile.TemporaryDirectory() as folder:
             theirs = in_transformers(model, f"{folder}/model", dtype=model.wte.weight.dtype).to(device)
@@ -248,13 +254,14 @@ def bench_generate(model, device, batch, width, new) -> None:
         return
     for cache in ("dynamic", "static"):
         seconds = best_of(lambda: transformers_two_turns(theirs, prompts, task, 1, new, cache_implementation=cache), 1.0, 2)
-        print(f"  transformers generate, {cache} cache, same weights and lengths: {seconds:.2f} s; ours is {seconds / ours:.1f} times as fast")
+        print(f"  transformers generate, {cache} cache, same weights and lengths: {seconds:.2f} s; "
+              f"ours is {', '.join(f'{seconds / x:.1f}' for x in ours)} times as fast")  # fmt: skip
 
 
 def one_update(config, s, tokens, device):
     """Everything that a training step of full-length dialogues has in memory: (sampling, update), two functions."""
     policy = random_model(config, device, torch.float32)
-    base = policy.copy(train.compute_dtype(s)).requires_grad_(False)
+    base = train.computing(s, policy).requires_grad_(False)
     average = policy.copy() if s.average else policy
     worker, optimizer = train.worker_of(s, policy), train.adam(s, policy, 1e-6)
     N, new = s.problems * s.attempts, s.max_new
@@ -315,7 +322,7 @@ def bench_memory(config, s, tokens, device, rate) -> None:
     matrices = said["parameters"] - (0 if config.tied_head else config.vocab_size * config.n_embd)
     done = s.problems * s.attempts * tokens
     flops = (8 + 2 * s.checkpointing) * matrices * done  # as in bench_step; computing blocks again is a forward more
-    print(f"update of {done} tokens, {said['parameters']:,} parameters, {s.dtype}{', checkpointing' if s.checkpointing else ''}: {seconds:.2f} s, "
+    print(f"update of {done} tokens, {said['parameters']:,} parameters, {s.dtype}{', checkpointing' if s.checkpointing else ''}{', compiled' if s.compile else ''}: {seconds:.2f} s, "
           f"{flops / seconds / 1e9:.0f} GFLOP/s = {100 * flops / seconds / 1e9 / rate:.0f} % of the matrix-product rate")  # fmt: skip
     print(f"  peak {peak / 1e9:.2f} GB; train.memory says {said['peak'] / 1e9:.2f} GB ({100 * peak / said['peak']:.0f} %): "
           + ", ".join(f"{k} {v / 1e9:.2f}" for k, v in said.items() if v and k not in ("peak", "parameters")))  # fmt: skip
@@ -334,14 +341,22 @@ def at_size(folder: str, device) -> None:
     small = GPTConfig(32000, n_layer=6, n_head=8, n_kv_head=2, n_embd=512, head_dim=64, n_ff=1408, n_ctx=1024, qkv_bias=True)
     dtype = torch.bfloat16 if gpu else torch.float32
     model = GPT.from_hf(folder, dtype, device=device) if folder else random_model(qwen_shape() if gpu else small, device, dtype)
-    check_decoding(model, device)
-    bench_decode(model, device, bandwidth, (1, 4, 16, 64, 256) if gpu else (1, 4), 512 if gpu else 64)
-    bench_generate(model, device, *((64, 256, 256) if gpu else (4, 32, 16)))
-    config = model.config
+    models, config, compiler = [("", model)], model.config, True
+    try:
+        train.check_compiler(train.Settings(device=device.type))
+        models.append((", compiled", model.copy().compile_blocks()))
+    except train.UserError as error:
+        print(f"{error}: not measured")
+        compiler = False
+    for how, model in models:
+        check_decoding(model, device, how)
+        bench_decode(model, device, bandwidth, (1, 4, 16, 64, 256) if gpu else (1, 4), 512 if gpu else 64, how)
+    bench_generate(models, device, *((64, 256, 256) if gpu else (4, 32, 16)))
+    models.clear()
     del model
     s = train.Settings(model="-", problems=8 if gpu else 2, attempts=8 if gpu else 2, max_new=512 if gpu else 128, average=0.0)
-    for checkpointing in (False, True):
-        s = dataclasses.replace(s, dtype="bf16" if gpu else "float32", checkpointing=checkpointing, micro_batch=4 if gpu else 2)
+    for checkpointing, compiled in ((False, False), (True, False), (False, True), (True, True))[: 4 if compiler else 2]:
+        s = dataclasses.replace(s, dtype="bf16" if gpu else "float32", micro_batch=4 if gpu else 2, checkpointing=checkpointing, compile=compiled)
         bench_memory(config, s, 1536 if gpu else 512, device, rate)
 
 

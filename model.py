@@ -233,6 +233,18 @@ class GPT(nn.Module):
         twin.load_state_dict(self.state_dict())
         return twin
 
+    def compile_blocks(self) -> "GPT":
+        """From here on the blocks run as torch.compile makes them; needs a C++ compiler, or Triton on a GPU. Returns self.
+
+        What stands between two matrix products (norms, RoPE, writing to the cache, SwiGLU) becomes a kernel or two, which
+        read and write their numbers once. All blocks, of all models, share the code, which is made where a kind of
+        call comes for the first time: training, a prompt, one token, one row, with or without gradients. `dynamic`: not
+        for each length and number of rows. Left to itself torch gives up behind the eighth kind.
+        """
+        for block in self.h:
+            block.compile(dynamic=True, recompile_limit=64)
+        return self
+
     @staticmethod
     def _init(m):
         if isinstance(m, (nn.Linear, nn.Embedding)):

@@ -121,6 +121,7 @@ class Settings:
     sample_batch: int = setting(0, "dialogues sampled at a time, which bounds the cache; 0: all of a step's", "012")
     dtype: str = setting("float32", "of sampling, gradients and reference: float32, bf16; the trained weights are always float32", "012")
     checkpointing: bool = setting(False, "keep no activations inside a block, but compute them again: less memory, a third more work")
+    compile: bool = setting(False, "Stage I and II: run the blocks through torch.compile, fewer and larger kernels behind a minute of making them")
     shard: bool = setting(False, "share Adam's state among the processes")
     save_every: int = setting(50, "steps between checkpoints, and the window of `keep best`", "12")
     split: str = setting("val", "held-out problems of the tables: val, or test (once, at the very end)")
@@ -291,6 +292,21 @@ def compute_dtype(s: Settings) -> torch.dtype:
     return torch.bfloat16 if s.dtype == "bf16" else torch.float32
 
 
+def computing(s: Settings, policy: GPT) -> GPT:
+    """A copy that samples, judges or is measured: in --dtype, its blocks compiled with --compile."""
+    twin = policy.copy(compute_dtype(s))
+    return twin.compile_blocks() if s.compile else twin
+
+
+def check_compiler(s: Settings) -> None:
+    """UserError where --compile finds nothing to compile with, before anything is made."""
+    try:
+        torch.compile(lambda x: x.exp() + 1)(torch.zeros(8, device=device(s)))
+    except RuntimeError as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"--compile: {why}; install {'Triton' if device(s).type == 'cuda' else 'one'}, or leave --compile out") from error
+
+
 def worker_of(s: Settings, policy: GPT) -> GPT:
     """What samples and is differentiated: the policy itself, or its copy in bf16.
 
@@ -299,7 +315,10 @@ def worker_of(s: Settings, policy: GPT) -> GPT:
     loss are the same network in the same precision. The copy's gradients are added to the policy's in float32
     as soon as a micro-batch has made one, so that no second set of them is ever held.
     """
-    worker = policy if compute_dtype(s) == policy.wte.weight.dtype else policy.copy(compute_dtype(s))
+    if compute_dtype(s) != policy.wte.weight.dtype:
+        worker = computing(s, policy)
+    else:
+        worker = policy.compile_blocks() if s.compile else policy
     worker.checkpointing = s.checkpointing
     if worker is not policy:
         for trained, p in zip(policy.parameters(), worker.parameters()):
@@ -716,7 +735,7 @@ def held_out(s: Settings, task, average: GPT, base: GPT, step: int) -> dict:
     """For the log, every `eval_every` steps: the metrics, and Accuracy@t2 where the first answers are the base's."""
     if not s.eval_every or (step + 1) % s.eval_every:
         return {}
-    average = average.copy(compute_dtype(s))
+    average = computing(s, average)
     own, fixed = (evaluate_together(s, task, average, 2, first)[0] for first in (None, base))
     return {"held_out": dataclasses.asdict(own), "repairs_base": fixed.t2}
 
@@ -841,7 +860,7 @@ def train_sft(s: Settings, task, name: str, policy: GPT, base: GPT, folder: Path
     size = s.problems * s.attempts * s.siblings // world()
     optimizer = adam(s, policy, s.stage2_lr)
     start = {k: v.to("cpu", copy=True) for k, v in policy.state_dict().items()}
-    collector, average = policy.copy(compute_dtype(s)), policy.copy() if s.average else policy
+    collector, average = computing(s, policy), policy.copy() if s.average else policy
     partial = Partial(s, 2, name, folder)
     step = partial.resume(policy, {"adam": optimizer})
     if partial.state:
@@ -999,6 +1018,8 @@ def run(s: Settings) -> None:
         write(folder / "settings.json", json.dumps(dataclasses.asdict(s), indent=1).encode())
     summed(torch.zeros(1))  # nobody looks into the folder before that is done
     stages = plan(s)
+    if s.compile:
+        check_compiler(s)
     if s.problems < world():
         raise UserError(f"--problems {s.problems} cannot be shared by {world()} processes; start fewer, or ask for more")
     say(f"run folder {folder}: {', '.join(name for _, name in stages)}; task {s.task}, seed {s.seed}, "
@@ -1008,7 +1029,7 @@ def run(s: Settings) -> None:
     for stage, name in stages:
         policy = make_stage(s, task, stage, name, policy, base, folder)
         if stage == 0:
-            base = policy.copy(compute_dtype(s))
+            base = computing(s, policy)
         elif s.model:
             export(s, policy, folder / f"{name}-hf")
         rows.append(report(s, task, folder, name, policy))
@@ -1056,7 +1077,7 @@ def report(s: Settings, task, folder: Path, name: str, policy: GPT):
     path = folder / f"{name}.{s.split}{s.eval_problems}.json"
     kept = json.loads(path.read_text()) if path.exists() else None
     if summed(torch.tensor(int(kept is None))).item():  # at least one process has not seen it: all take part
-        metrics, dialogues = evaluate_together(s, task, policy.copy(compute_dtype(s)), s.turns)
+        metrics, dialogues = evaluate_together(s, task, computing(s, policy), s.turns)
         kept = {"metrics": dataclasses.asdict(metrics), "dialogues": evaluate.pick_dialogues(dialogues)}
         if rank() == 0:
             write(path, json.dumps(kept, indent=1, ensure_ascii=False).encode())

@@ -204,6 +204,53 @@ def test_a_copy_is_its_own(base):
     assert model.wte.weight.abs().sum() > 0 and twin.lm_head.weight is twin.wte.weight
 
 
+# ------------------------------------------------------------------ compiled blocks
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bf16"])
+def test_compiled_blocks_compute_the_same(base, problems, tmp_path, dtype):
+    """Dialogues and gradients with --compile; no call of a block goes around the compiled code, and neither shapes nor
+    the number of models and of blocks make more than a few kinds of it."""
+    s = settings(base, problems, tmp_path, "--dtype", dtype, "--compile", "--max_new", "40")
+    try:
+        train.check_compiler(s)
+    except train.UserError as error:
+        pytest.skip(str(error))
+    task = train.task_of(s)
+    policy = train.hf_base(s, task)
+    policy.wte.weight.data[task.eos] *= 5  # so that answers end at different places
+    plain, reference = policy.copy(train.compute_dtype(s)), policy.copy(train.compute_dtype(s))
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    batch = drawn(s, task, train.worker_of(s, policy.copy()), train.computing(s, reference))
+    part, gap = batch.parts[0], []
+    assert part.length.unique().numel() > 2
+    with torch.no_grad():
+        for n in range(len(part.ids)):
+            ids = part.ids[n : n + 1, : part.length[n]]
+            logp = torch.log_softmax(plain(ids)[0, :-1, : task.vocab].float(), -1).gather(-1, ids[0, 1:, None])[:, 0]
+            gap.append((logp - part.logp[n, 1 : part.length[n]])[part.turn[n, 1 : part.length[n]] > 0].abs().max().item())
+    assert max(gap) < (1e-5 if dtype == "float32" else 0.1)
+    wanted = gradient(dataclasses.replace(s, compile=False), batch, policy, reference, task.vocab)
+    for change in (dict(), dict(checkpointing=True), dict(micro_batch=1)):
+        found = gradient(dataclasses.replace(s, **change), batch, policy, train.computing(s, reference), task.vocab)
+        for a, b in zip(wanted, found):
+            if dtype == "float32":
+                torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(max(g.abs().max() for g in wanted)))
+            else:
+                assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99
+    counters = torch._dynamo.utils.counters
+    assert not counters["graph_break"] and 3 < counters["stats"]["unique_graphs"] < 16, counters
+
+
+def test_no_compiler_is_said_in_one_line(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "--smoke", "--compile", "--device", "cpu", "--folder", str(tmp_path)]
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | cache | {"CXX": "no-such-compiler"})
+    assert done.returncode != 0 and "Traceback" not in done.stderr and not list(tmp_path.glob("stage*"))
+    assert "--compile" in done.stderr and "no-such-compiler" in done.stderr and "leave --compile out" in done.stderr
+
+
 # ------------------------------------------------------------------ bounded memory
 
 
