@@ -233,19 +233,19 @@ def bench_decode(model, device, bandwidth, batches, filled, how) -> None:
               f"{read / seconds / 1e9:.0f} GB/s = {100 * read / seconds / 1e9 / bandwidth:.0f} % of the copy bandwidth")  # fmt: skip
 
 
-def bench_generate(models, device, batch, width, new) -> None:
-    """Both turns, with each of `models`, against `transformers` generate with either cache; no answer ends early."""
-    model = models[0][1]
-    prompts = torch.randint(0, model.config.vocab_size, (batch, width)).tolist()
+def bench_generate(models, device, problems, K, width, new) -> None:
+    """Both turns of K attempts a problem, with each of `models`, against `transformers` generate with either cache; no answer ends early."""
+    model, batch = models[0][1], problems * K
+    prompts = torch.randint(0, model.config.vocab_size, (problems, width)).tolist()
     task = data.Task(None, None, None, None, None, None, [1, 2, 3], -1, model.config.vocab_size, new)
     generator, ours = torch.Generator(device).manual_seed(0), []
     for how, policy in models:
         def both():
-            rollout.sample(policy, prompts, task.instruction, -1, max_new=new, generator=generator)
+            rollout.sample(policy, prompts, task.instruction, -1, K=K, max_new=new, generator=generator)
 
         both()  # what is compiled is compiled now
         ours.append(best_of(both, 1.0, 2))
-        print(f"two turns of {new} tokens{how}, batch {batch}, prompts of {width}: {ours[-1]:.2f} s, {2 * batch * new / ours[-1]:.0f} tokens/s")
+        print(f"two turns of {new} tokens{how}, {problems} problems of {width} tokens, {K} attempts each: {ours[-1]:.2f} s, {2 * batch * new / ours[-1]:.0f} tokens/s")
     try:
         with tempfile.TemporaryDirectory() as folder:
             theirs = in_transformers(model, f"{folder}/model", dtype=model.wte.weight.dtype).to(device)
@@ -253,7 +253,7 @@ def bench_generate(models, device, batch, width, new) -> None:
         print("  transformers is not installed: not compared")
         return
     for cache in ("dynamic", "static"):
-        seconds = best_of(lambda: transformers_two_turns(theirs, prompts, task, 1, new, cache_implementation=cache), 1.0, 2)
+        seconds = best_of(lambda: transformers_two_turns(theirs, prompts, task, K, new, cache_implementation=cache), 1.0, 2)
         print(f"  transformers generate, {cache} cache, same weights and lengths: {seconds:.2f} s; "
               f"ours is {', '.join(f'{seconds / x:.1f}' for x in ours)} times as fast")  # fmt: skip
 
@@ -351,7 +351,7 @@ def at_size(folder: str, device) -> None:
     for how, model in models:
         check_decoding(model, device, how)
         bench_decode(model, device, bandwidth, (1, 4, 16, 64, 256) if gpu else (1, 4), 512 if gpu else 64, how)
-    bench_generate(models, device, *((64, 256, 256) if gpu else (4, 32, 16)))
+    bench_generate(models, device, *((8, 8, 256, 256) if gpu else (2, 8, 128, 32)))
     models.clear()
     del model
     s = train.Settings(model="-", problems=8 if gpu else 2, attempts=8 if gpu else 2, max_new=512 if gpu else 128, average=0.0)

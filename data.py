@@ -27,6 +27,7 @@ an answer is EOS). Digits and signs are bytes, 10..99 one token each (id 256 + n
 """
 
 import dataclasses
+import functools
 import json
 import random
 import re
@@ -37,6 +38,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+import regex  # tiktoken brings it
 import tiktoken
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -591,17 +593,20 @@ class AddedToken:
 
 
 class Tokenizer(tiktoken.Encoding):
-    """A tiktoken.Encoding with the two things that it cannot say.
+    """A tiktoken.Encoding with the three things that it cannot say.
 
     NFC comes before the merges where the file asks for it. Added tokens that the file does not
     call special (NeoX's runs of spaces, Qwen's <think>) are vocabulary, and are found in any text;
     special ones only by `encode(text, allowed_special="all")`. `encode_ordinary` leaves their spelling text.
+    SmolLM2 has no token for six control characters and for planes of Unicode that are not in use: from a text it leaves
+    their bytes out.
     bos: ids that the file puts in front of every text (Llama 3), for plain prompts.
     """
 
     def __init__(self, name, pattern, ranks, added: list[AddedToken], nfc: bool, bos: list[int]):
         super().__init__(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={t.text: t.id for t in added})
         self.added, self.nfc, self.bos = added, nfc, bos
+        self._lacking = frozenset(b for b in range(256) if bytes([b]) not in ranks)
 
         def finder(normalized):
             tokens = {self._normal(t.text) if normalized else t.text: t for t in added if t.normalized == normalized}
@@ -626,9 +631,22 @@ class Tokenizer(tiktoken.Encoding):
         out = []
         for piece, token in self._cut(text, *self._raw, allowed):
             for part, found in self._cut(self._normal(piece), *self._after_nfc, allowed):
-                out += super().encode_ordinary(part) + found
+                out += self._merged(part) + found
             out += token
         return out
+
+    def _merged(self, text: str) -> list[int]:
+        """tiktoken's ids. Bytes that have no token go after the text has been split and before it is merged."""
+        if not self._lacking or self._lacking.isdisjoint(text.encode(errors="replace")):
+            return super().encode_ordinary(text)
+        # tiktoken does not tell where it splits, and `regex` knows letters and digits of a newer Unicode. So it is
+        # shown, for every character beyond ASCII, another one of the kind that tiktoken takes it for.
+        kinds = {"é": r"\p{L}", "²": f"[{DIGIT}]" if DIGIT in self._pat_str else r"\p{N}", "\u3000": r"\s"}
+        alike = {c: next((one for one, kind in kinds.items() if _matches(kind, c)), "§") for c in set(text) if not c.isascii()}
+        spans = [match.span() for match in regex.finditer(self._pat_str, "".join(alike.get(c, c) for c in text))]
+        pieces = (text[a:b].encode(errors="replace") for a, b in spans)
+        kept = (bytes(b for b in piece if b not in self._lacking) for piece in pieces)
+        return [i for piece in kept if piece for i in self._encode_single_piece(piece)]
 
     @staticmethod
     def _cut(text: str, pattern, tokens, allowed):
@@ -648,6 +666,13 @@ class Tokenizer(tiktoken.Encoding):
         if not self.nfc or text.isascii():
             return text
         return "".join(unicodedata.normalize("NFC", part) for part in AFTER_UNICODE_9.split(text))
+
+
+@functools.cache
+def _matches(pattern: str, text: str) -> bool:
+    """Whether tiktoken's own regex engine finds the pattern: what it does not find makes no tokens."""
+    one = {bytes([b]): b for b in range(256)}
+    return bool(tiktoken.Encoding(pattern, pat_str=pattern, mergeable_ranks=one, special_tokens={}).encode_ordinary(text))
 
 
 def load_tokenizer(folder) -> Tokenizer:
@@ -728,9 +753,17 @@ def _tokenizer(spec: dict, name: str) -> Tokenizer:
         raise DataError(f"{len(vocab)} tokens in the vocabulary, and their ids are not 0 to {len(vocab) - 1}")
     added = _added_tokens(spec.get("added_tokens") or [], vocab)
     ranks, pairs = _ranks(vocab, model["merges"], {t.text: t.id for t in added})
+    never = {0xC0, 0xC1, *range(0xF5, 0x100)}  # in UTF-8; NeoX has no tokens for them
+    lacking = [b for b in range(256) if b not in never and bytes([b]) not in ranks]
+    for key in ("unk_token", "ignore_merges"):
+        if lacking and model.get(key):
+            raise DataError(f"no token for the byte 0x{lacking[0]:02x}, and {key} = {model[key]!r}: what stands for it is not known here")
+    pattern = _split(spec.get("pre_tokenizer"))
+    if lacking and pattern not in (GPT2_SPLIT, SMOLLM2_SPLIT):
+        raise DataError(f"no token for the byte 0x{lacking[0]:02x}, and a text is not split as GPT-2 or SmolLM2 do it")
     _check_merges(ranks, pairs, whole=bool(model.get("ignore_merges")))
     nfc = _normalizer(spec.get("normalizer"))
-    return Tokenizer(name, _split(spec.get("pre_tokenizer")), ranks, added, nfc, _bos(spec.get("post_processor")))
+    return Tokenizer(name, pattern, ranks, added, nfc, _bos(spec.get("post_processor")))
 
 
 def _added_tokens(rows: list[dict], vocab: dict[str, int]) -> list[AddedToken]:
@@ -771,10 +804,6 @@ def _ranks(vocab: dict[str, int], merges: list, added: dict[str, int]):
         if not all(c in byte for c in token):
             raise DataError(f"the token {token!r} (id {i}) is no string of bytes: not byte-level BPE")
         ranks[to_bytes(token)] = i
-    never = {0xC0, 0xC1, *range(0xF5, 0x100)}  # in UTF-8; NeoX has no tokens for them
-    lacking = [b for b in range(256) if b not in never and bytes([b]) not in ranks]
-    if lacking:
-        raise DataError(f"no token for the byte 0x{lacking[0]:02x}: not every text could be written")
     pairs = {}
     for i, merge in enumerate(merges):
         left, right = (to_bytes(x) for x in (merge.split(" ") if isinstance(merge, str) else merge))

@@ -473,12 +473,13 @@ def save_hf(model: GPT, folder, source=None) -> None:
 # ------------------------------------------------------------------ Hugging Face folders: config.json
 
 HF_MODELS = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-# Keys that leave the logits alone: who made the file, how to train or to sample, where to cut.
+# Keys that leave the logits alone: who made the file, how to train or to sample, where to cut; and any that begins
+# with an underscore, which is how `transformers` writes down what is its own business.
 HARMLESS = set(
-    """architectures torch_dtype dtype transformers_version _name_or_path use_cache bos_token_id eos_token_id
-    pad_token_id initializer_range attention_dropout pretraining_tp max_window_layers transformers.js_config
+    """architectures torch_dtype dtype transformers_version use_cache bos_token_id eos_token_id
+    pad_token_id unk_token_id initializer_range attention_dropout pretraining_tp max_window_layers transformers.js_config
     is_llama_config keys_to_ignore_at_inference return_dict output_hidden_states output_attentions
-    chunk_size_feed_forward problem_type id2label label2id _attn_implementation_autoset unsloth_version
+    chunk_size_feed_forward problem_type id2label label2id unsloth_version
     unsloth_fixed""".split()
 )
 
@@ -487,7 +488,7 @@ def config_from_hf(folder, n_ctx: int | None = None) -> GPTConfig:
     """GPTConfig of a folder's config.json. A key that is neither used here nor known to be harmless, and set to
     something, is refused: silently ignoring one would leave a model that runs and is wrong."""
     path = Path(folder) / "config.json"
-    hf = {k: v for k, v in read_json(path).items() if k not in HARMLESS and (v is not None or k == "sliding_window")}
+    hf = {k: v for k, v in read_json(path).items() if k not in HARMLESS and not k.startswith("_") and (v is not None or k == "sliding_window")}
 
     def refuse(what):
         raise WeightsError(f"{path}: {what}")

@@ -78,6 +78,13 @@ def test_what_would_change_the_result_is_refused_by_name(tmp_path, key, value, w
         GPT.from_hf(tmp_path / "m")
 
 
+def test_keys_that_say_nothing_about_the_result(tmp_path):
+    """What `transformers` writes down for itself begins with an underscore."""
+    folder = copy_with(tmp_path, "llama3", _model_name_or_path="x", _name_or_path="y", unk_token_id=7, rope_interleaved=False)
+    with torch.no_grad():
+        torch.testing.assert_close(GPT.from_hf(folder)(prompt_ids())[:, 7::8], expected("llama3"), rtol=0, atol=1e-4)
+
+
 def test_a_cut_file_is_named(tmp_path):
     shutil.copytree(FOLDER / "qwen2", tmp_path / "m")
     path: Path = tmp_path / "m" / "model.safetensors"
