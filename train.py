@@ -975,13 +975,15 @@ class Partial:
 
 def bar_text(log: dict) -> str:
     """The progress bar's numbers; README.md says what each means."""
+    speed = log["tokens_per_second"]
+    speed = f"{speed / 1e3:.0f}k" if speed >= 1e4 else f"{speed:.0f}"
     if "examples" in log:
-        return f"loss {log['loss']:.3f} round {log['round']}, {log['examples']} examples {log['tokens_per_second'] / 1e3:.0f}k tok/s"
+        return f"loss {log['loss']:.3f} round {log['round']}, {log['examples']} examples {speed} tok/s"
     if "loss" in log:
-        return f"loss {log['loss']:.3f} right {log['right']:.2f} {log['tokens_per_second'] / 1e3:.0f}k tok/s"
+        return f"loss {log['loss']:.3f} right {log['right']:.2f} {speed} tok/s"
     return (
         f"r1 {log['r1']:.2f} r2 {log['r2']:.2f} Δ {log['delta']:+.2f} KL {log['kl1']:.2f}/{log['kl2']:.2f} H {log['entropy']:.2f} "
-        f"chg {log['changed']:.2f} cut {log['truncated']:.2f} sig {log['signal']:.2f} {log['tokens_per_second'] / 1e3:.0f}k tok/s"
+        f"chg {log['changed']:.2f} cut {log['truncated']:.2f} sig {log['signal']:.2f} {speed} tok/s"
     )
 
 

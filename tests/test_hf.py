@@ -1,16 +1,18 @@
 """Hugging Face weights: logits as `transformers` gives them (committed fixtures), and a lossless way back.
 
 tests/make_hf_fixtures.py made the fixtures; no download and no `transformers` is needed here. Where it is
-installed, the last test compares with it on fresh weights.
+installed, the last tests compare with it: fresh weights, and published ones where SCORE_DATA/models has such folders.
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+import data
 import model as model_module
 from make_hf_fixtures import FAMILIES, FOLDER, make, prompt_ids
 from model import GPT, KVCache, save_hf
@@ -248,3 +250,32 @@ def test_bf16_there_and_back(name, tmp_path):
     assert again.dtype == torch.bfloat16
     named = dict(theirs.named_parameters())
     assert all(torch.equal(p.view(torch.uint8), named[k].view(torch.uint8)) for k, p in again.named_parameters())
+
+
+PUBLISHED = sorted(Path(os.environ["SCORE_DATA"], "models").glob("*/config.json")) if "SCORE_DATA" in os.environ else []
+
+
+@pytest.mark.parametrize("config", PUBLISHED or [None], ids=lambda path: path.parent.name if path else "none")
+def test_published_weights(config):
+    """A checkpoint as its authors give it: logits of a text, relative to the largest, and greedy answers in its own template."""
+    if config is None:
+        pytest.skip("SCORE_DATA does not name a folder with models/")
+    transformers = pytest.importorskip("transformers", reason="`transformers` is not installed")
+    folder = config.parent
+    m, tokenizer = GPT.from_hf(folder, torch.float32, n_ctx=2048), data.load_tokenizer(folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    text = "Natalia sold clips to 48 of her friends in April, and half as many in May. How many clips is that?\n48 + 24 = 72. " * 8
+    ids = torch.tensor([tokenizer.encode_ordinary(text)])
+    with torch.no_grad():
+        ours, wanted = m(ids), theirs(ids).logits
+    assert (ours - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    turns = data.wrap_turns(folder, tokenizer, "Check it.")
+    prompts = [turns.encode(question) for question in ("What is 7 + 8?", "Name a colour.", "Write a haiku about rain.")]
+    assert prompts[0] == transformers.AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        [{"role": "user", "content": "What is 7 + 8?"}], add_generation_prompt=True, return_dict=False
+    )
+    drawn = sample(m, prompts, [], turns.eos, turns=1, max_new=40, temperature=0, vocab=tokenizer.n_vocab)
+    for prompt, answer, finished in zip(prompts, drawn.answers(1), drawn.finished[:, 0].tolist()):
+        x = torch.tensor([prompt])
+        out = theirs.generate(x, attention_mask=torch.ones_like(x), do_sample=False, max_new_tokens=40, eos_token_id=turns.eos, pad_token_id=turns.eos)
+        assert out[0, len(prompt) :].tolist() == answer + [turns.eos] * finished

@@ -123,6 +123,38 @@ def test_export_answers_alike_in_transformers(made, run):
             assert out[0, len(before) :].tolist() == drawn.ids[n, drawn.start[n, i] : drawn.stop[n, i]].tolist()
 
 
+SERVE = """
+import json, sys
+from vllm import LLM, SamplingParams
+folder, prompts, new = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+llm = LLM(folder, dtype="float32", max_model_len=512, enforce_eager=True)
+done = llm.generate([{"prompt_token_ids": ids} for ids in prompts], SamplingParams(temperature=0, max_tokens=new, ignore_eos=True))
+print("answers", json.dumps([list(x.outputs[0].token_ids) for x in done]))
+"""
+
+
+@pytest.mark.parametrize("shape", [dict(qkv_bias=True), dict(qk_norm=True), dict(tied_head=False, rope_scaling=(8.0, 1.0, 4.0, 128.0))])
+def test_vllm_serves_an_export(made, tmp_path, shape):
+    """Greedy answers of a folder of Qwen2's, Qwen3's and Llama 3's form, by vLLM and by the sampler. (In vLLM, as in all
+    published weights, a head of Qwen2 has width / heads numbers, whatever config.json says.)"""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    torch.manual_seed(0)
+    task = data.real_task("math", *made, max_new=24)
+    words = GPT.from_hf(made[0]).config.vocab_size
+    model = GPT(GPTConfig(words, **dict(n_layer=2, n_head=4, n_kv_head=2, n_embd=256, head_dim=64, n_ff=256, n_ctx=512) | shape))
+    save_hf(model, tmp_path / "export")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "export" / name).write_bytes((made[0] / name).read_bytes())
+    prompts = [task.ask(p.prompt)[:200] for p in task.problems("val", 4)]
+    drawn = rollout.sample(model, prompts, task.instruction, -1, turns=1, max_new=24, temperature=0)
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", SERVE, str(tmp_path / "export"), json.dumps(prompts), "24"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    theirs = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("answers")).removeprefix("answers "))
+    assert theirs == drawn.answers(1)
+
+
 def test_evaluation_of_a_real_run(made, run, tmp_path):
     out = tmp_path / "metrics.json"
     words = ["--folder", str(run), "--eval_problems", "4", "--json", str(out)]
