@@ -449,6 +449,13 @@ def test_every_setting_is_read():
     assert train.parse(["--task", "code", "--stage2_steps", "9"]).stage2_steps == 9
 
 
+def test_speed_in_the_bar():
+    """A laptop's tens of thousands of tokens a second, and the tens of a large model."""
+    log = dict(loss=1.0, right=0.5)
+    assert train.bar_text(log | {"tokens_per_second": 34.2}).endswith(" 34 tok/s")
+    assert train.bar_text(log | {"tokens_per_second": 15400.0}).endswith(" 15k tok/s")
+
+
 def one_line(done, *words):
     """Exit status not 0, no traceback, and the words in the last line."""
     last = done.stderr.strip().splitlines()[-1]
