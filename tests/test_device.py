@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 import rollout
 import train
 from model import GPT, GPTConfig, KVCache
+from test_size import base, lines_of, problems, settings  # noqa: F401: two of them are fixtures
 
 THERE = torch.device("meta")
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "tolist")  # what hands numbers, or a shape made of them, to Python
@@ -152,6 +153,15 @@ def test_a_whole_run(paper, tmp_path, monkeypatch, flags):
     monkeypatch.setattr(train.Partial, "checkpoint", checkpoint)
     train.run(s)
     assert set(asked) == {THERE} and (tmp_path / "stage2.pt").exists()
+
+
+def test_a_whole_run_of_a_folder(paper, base, problems, tmp_path, monkeypatch):  # noqa: F811
+    """From Hugging Face weights to the exported ones, in bf16 over float32, dialogues drawn in parts."""
+    asked, sample = [], rollout.sample
+    monkeypatch.setattr(rollout, "sample", lambda model, *args, **how: asked.append(model.wte.weight.device) or sample(model, *args, **how))
+    train.run(settings(base, problems, tmp_path, "--dtype", "bf16", "--checkpointing", "--stage2_steps", "2"))
+    assert set(asked) == {THERE} and (tmp_path / "stage2-hf" / "model.safetensors").exists()
+    assert [line["step"] for line in lines_of(tmp_path / "stage2.jsonl")] == [0, 1]
 
 
 def test_a_decode_step_can_be_recorded(paper):
