@@ -2,9 +2,10 @@
 
     python bench.py                the laptop model and batch of train.py's defaults
     python bench.py --threads 1
-    python bench.py --model FOLDER         at size, on the GPU if there is one: decoding against the memory's bandwidth,
-    python bench.py --model                the update against matrix products, peak memory against train.memory;
-                                           without a folder, random weights of the shape of Qwen2.5-1.5B
+    python bench.py --model FOLDER
+    python bench.py --model        at size, on the GPU if there is one: decoding against the memory's bandwidth, two turns against
+                                   `transformers`, the update against matrix products, peak memory against train.memory, all with
+                                   torch.compile and without; no folder: random weights of Qwen2.5-1.5B's shape, on a CPU a smaller one
 
 Ratios, not seconds, are what travels between machines. The limits are measured here as well: the
 matrix-product rate on the shapes of this model and on large squares, and the copy bandwidth.
@@ -341,13 +342,13 @@ def at_size(folder: str, device) -> None:
     small = GPTConfig(32000, n_layer=6, n_head=8, n_kv_head=2, n_embd=512, head_dim=64, n_ff=1408, n_ctx=1024, qkv_bias=True)
     dtype = torch.bfloat16 if gpu else torch.float32
     model = GPT.from_hf(folder, dtype, device=device) if folder else random_model(qwen_shape() if gpu else small, device, dtype)
-    models, config, compiler = [("", model)], model.config, True
+    models, config = [("", model)], model.config
     try:
         train.check_compiler(train.Settings(device=device.type))
         models.append((", compiled", model.copy().compile_blocks()))
     except train.UserError as error:
-        print(f"{error}: not measured")
-        compiler = False
+        print(f"not measured: {error}")
+    ways = [(checkpointing, compiled) for compiled in (False, True)[: len(models)] for checkpointing in (False, True)]
     for how, model in models:
         check_decoding(model, device, how)
         bench_decode(model, device, bandwidth, (1, 4, 16, 64, 256) if gpu else (1, 4), 512 if gpu else 64, how)
@@ -355,7 +356,7 @@ def at_size(folder: str, device) -> None:
     models.clear()
     del model
     s = train.Settings(model="-", problems=8 if gpu else 2, attempts=8 if gpu else 2, max_new=512 if gpu else 128, average=0.0)
-    for checkpointing, compiled in ((False, False), (True, False), (False, True), (True, True))[: 4 if compiler else 2]:
+    for checkpointing, compiled in ways:
         s = dataclasses.replace(s, dtype="bf16" if gpu else "float32", micro_batch=4 if gpu else 2, checkpointing=checkpointing, compile=compiled)
         bench_memory(config, s, 1536 if gpu else 512, device, rate)
 

@@ -753,14 +753,8 @@ def _tokenizer(spec: dict, name: str) -> Tokenizer:
         raise DataError(f"{len(vocab)} tokens in the vocabulary, and their ids are not 0 to {len(vocab) - 1}")
     added = _added_tokens(spec.get("added_tokens") or [], vocab)
     ranks, pairs = _ranks(vocab, model["merges"], {t.text: t.id for t in added})
-    never = {0xC0, 0xC1, *range(0xF5, 0x100)}  # in UTF-8; NeoX has no tokens for them
-    lacking = [b for b in range(256) if b not in never and bytes([b]) not in ranks]
-    for key in ("unk_token", "ignore_merges"):
-        if lacking and model.get(key):
-            raise DataError(f"no token for the byte 0x{lacking[0]:02x}, and {key} = {model[key]!r}: what stands for it is not known here")
     pattern = _split(spec.get("pre_tokenizer"))
-    if lacking and pattern not in (GPT2_SPLIT, SMOLLM2_SPLIT):
-        raise DataError(f"no token for the byte 0x{lacking[0]:02x}, and a text is not split as GPT-2 or SmolLM2 do it")
+    _check_bytes(ranks, model, pattern)
     _check_merges(ranks, pairs, whole=bool(model.get("ignore_merges")))
     nfc = _normalizer(spec.get("normalizer"))
     return Tokenizer(name, pattern, ranks, added, nfc, _bos(spec.get("post_processor")))
@@ -809,6 +803,19 @@ def _ranks(vocab: dict[str, int], merges: list, added: dict[str, int]):
         left, right = (to_bytes(x) for x in (merge.split(" ") if isinstance(merge, str) else merge))
         pairs.setdefault((left, right), i)
     return ranks, pairs
+
+
+def _check_bytes(ranks: dict[bytes, int], model: dict, pattern: str) -> None:
+    """DataError where a byte has no token and `tokenizers` would not leave it out as `Tokenizer._merged` does."""
+    never = {0xC0, 0xC1, *range(0xF5, 0x100)}  # in UTF-8; NeoX has no tokens for them
+    lacking = next((b for b in range(256) if b not in never and bytes([b]) not in ranks), None)
+    if lacking is None:
+        return
+    for key in ("unk_token", "ignore_merges"):
+        if model.get(key):
+            raise DataError(f"no token for the byte 0x{lacking:02x}, and {key} = {model[key]!r}: what stands for it is not known here")
+    if pattern not in (GPT2_SPLIT, SMOLLM2_SPLIT):
+        raise DataError(f"no token for the byte 0x{lacking:02x}, and a text is not split as GPT-2 or SmolLM2 do it")
 
 
 def _check_merges(ranks: dict[bytes, int], pairs: dict[tuple[bytes, bytes], int], whole: bool) -> None:

@@ -121,7 +121,7 @@ class Settings:
     sample_batch: int = setting(0, "dialogues sampled at a time, which bounds the cache; 0: all of a step's", "012")
     dtype: str = setting("float32", "of sampling, gradients and reference: float32, bf16; the trained weights are always float32", "012")
     checkpointing: bool = setting(False, "keep no activations inside a block, but compute them again: less memory, a third more work")
-    compile: bool = setting(False, "Stage I and II: run the blocks through torch.compile, fewer and larger kernels behind a minute of making them")
+    compile: bool = setting(False, "run the blocks through torch.compile, but where stage 0 trains: fewer and larger kernels behind a minute of making them")
     shard: bool = setting(False, "share Adam's state among the processes")
     save_every: int = setting(50, "steps between checkpoints, and the window of `keep best`", "12")
     split: str = setting("val", "held-out problems of the tables: val, or test (once, at the very end)")
@@ -304,7 +304,7 @@ def check_compiler(s: Settings) -> None:
         torch.compile(lambda x: x.exp() + 1)(torch.zeros(8, device=device(s)))
     except RuntimeError as error:
         why = str(error).splitlines()[0]
-        raise UserError(f"--compile: {why}; install {'Triton' if device(s).type == 'cuda' else 'one'}, or leave --compile out") from error
+        raise UserError(f"--compile: {why}; mend that, or leave --compile out") from error
 
 
 def worker_of(s: Settings, policy: GPT) -> GPT:
@@ -315,10 +315,9 @@ def worker_of(s: Settings, policy: GPT) -> GPT:
     loss are the same network in the same precision. The copy's gradients are added to the policy's in float32
     as soon as a micro-batch has made one, so that no second set of them is ever held.
     """
-    if compute_dtype(s) != policy.wte.weight.dtype:
-        worker = computing(s, policy)
-    else:
-        worker = policy.compile_blocks() if s.compile else policy
+    worker = policy if compute_dtype(s) == policy.wte.weight.dtype else policy.copy(compute_dtype(s))
+    if s.compile:
+        worker.compile_blocks()
     worker.checkpointing = s.checkpointing
     if worker is not policy:
         for trained, p in zip(policy.parameters(), worker.parameters()):

@@ -145,7 +145,7 @@ def test_a_whole_run(paper, tmp_path, monkeypatch, flags):
         if (self.name, step) == ("stage2", 2):
             raise KeyboardInterrupt
 
-    small = "--smoke --stage 2 --base_steps 2 --stage1_steps 2 --eval_problems 4 --attempts 2 --n_layer 1 --max_new 24"
+    small = "--smoke --stage 2 --base_steps 2 --stage1_steps 2 --eval_problems 4 --attempts 2 --n_layer 1"
     s = train.parse([*small.split(), "--folder", str(tmp_path), *flags.split()])
     monkeypatch.setattr(train.Partial, "checkpoint", stop)
     with pytest.raises(KeyboardInterrupt):
