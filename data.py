@@ -1,24 +1,26 @@
-"""Tokenizers, prompts and problems.
+"""Tokenizers, prompts and problems: everything about a task except the model.
 
-**The embedded task: false position.** Think of a number, go through the steps, end at the target:
-which number was it? Scribes of four thousand years ago solved such problems by *false position*:
-guess a start, carry the steps out, see how far off the end is, and mend the guess by that.
+A `Task` says where the problems come from, how a dialogue becomes token ids, and which verifier gives the reward.
+Two tasks are embedded: they need no download, and a laptop trains on them in minutes. The other tasks are published
+problems (MATH, GSM8K, MBPP, HumanEval) for a Hugging Face model. "A task of your own" below shows how to add one.
+
+**The embedded task "false-position".** Find the start of a chain of sums whose end is known. The name is that of the
+ancient method: guess a start, carry out the steps, see how far off the end is, and correct the guess by that.
 
     prompt        ?+7-2+5=16:              ? is the unknown start, 16 the target
-    answer        4,11,9,14;-2             the guess, the value after each step; how far off the end is
+    answer        4,11,9,14;-2             the guess, the value after each step; how far the end is from the target
     instruction   <|There might be an error in the answer above. Correct it, if any.|>
     correction    6,13,11,16;0
 
-Why this task: it is what self-correction is about, in small. Finding the start means to sum all
-steps in the head, before the first word; checking it is one sum at a time, written out; and a wrong
-answer holds what the right one needs. No oracle is asked at test time: `;-2` is the model's own
-arithmetic, and can be wrong. Countdown (a failed search says little more than "not this one") and long
-division (three-digit products take a small model too long to learn) were tried first: results/README.md.
+The task is self-correction in miniature. To find the start, the model must add up all steps before its first token.
+To check an answer, it adds one step at a time, in writing; and a wrong answer contains what the right one needs.
+No oracle helps at test time: `;-2` is the model's own arithmetic, and can be wrong.
 
-As ids, with the three-valued mask under them (0 prompt, instruction; 1, 2 the answers; the last token of
-an answer is EOS). Digits and signs are bytes, 10..99 one token each (id 256 + n), EOS 356, p1 357:
+A dialogue as ids, with the three-valued mask under them: 0 for prompt and instruction, 1 and 2 for the answers.
+The last token of an answer is EOS. Digits and signs are bytes; 10..99 are one token each (id 256 + n); EOS is 356 and
+the instruction 357:
 
->>> task = TASKS["false-position"]
+>>> task = make_task("false-position")
 >>> ids, turn = encode_dialogue(task, "?+7-2+5=16:", ["4,11,9,14;-2", "6,13,11,16;0"])
 >>> ids
 [63, 43, 55, 45, 50, 43, 53, 61, 272, 58, 52, 44, 267, 44, 57, 44, 270, 59, 45, 50, 356, 357, 54, 44, 269, 44, 267, 44, 272, 59, 48, 356]
@@ -27,46 +29,36 @@ an answer is EOS). Digits and signs are bytes, 10..99 one token each (id 256 + n
 """
 
 import dataclasses
-import functools
+import datetime
+import itertools
 import json
 import random
 import re
-import unicodedata
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import jinja2
-import regex  # tiktoken brings it
+import jinja2.ext
 import tiktoken
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 import verify
+from model import UserError, import_optional, read_json
 
 
-class DataError(Exception):
-    """A problem or a file that cannot be used; the text names the place and the mend."""
+class DataError(UserError):
+    """A problem or a file that cannot be used; the text names the place and the fix."""
 
 
 @dataclass
 class Problem:
-    """One x of D. The answer y* that verify.py needs is in `gold`; no model ever sees it.
-
-    `check` names the verifier (verify.rewards), and with it what `gold` is:
-
-        false-position   (steps, target)
-        answer           the final answer as text                        MATH, GSM8K
-        tests            keyword arguments of verify.run_tests           MBPP
-        lambda           the same; an answer is what follows `f=lambda x:`   the code task
-        completion       the same; an answer may go on behind the prompt   HumanEval
-    """
+    """One x of D, and what the task's verifier needs to judge an answer to it."""
 
     prompt: str
-    gold: object = None
-    check: str = "false-position"
-    id: str = ""  # what its file calls it: "MBPP/601"
-    first: str | None = None  # a given first answer, somebody else's: only the second is the policy's
+    gold: object = None  # y*: the model never sees it. None: nobody knows it, and no answer is right
+    id: str = ""  # for messages and logs: "MBPP/601"
+    first: str | None = None  # a first answer from elsewhere: the policy only writes the second
 
 
 @dataclass
@@ -74,16 +66,20 @@ class Task:
     """What training and evaluation need to know about a kind of problem."""
 
     problems: Callable[[str, int, random.Random | None], list[Problem]]  # (split, n, rng) -> n problems
-    dialogue: Callable[[Problem, random.Random], tuple[str, str]]  # two answers of the stage 0 corpus
-    read: Callable[[str], Problem]  # a problem as a person types it; raises DataError
-    ask: Callable[[str], list[int]]  # a prompt -> x1, with the words of a chat template around it
+    rewards: Callable[[list[Problem], list[str]], list[float]]  # the verifier: r(y, y*) in {0, 1} of each answer
+    read: Callable[[str], Problem]  # a problem as a user types it; raises DataError
+    ask: Callable[[str], list[int]]  # a prompt -> x1, with the tokens of the chat template around it
     encode: Callable[[str], list[int]]
     decode: Callable[[list[int]], str]
-    instruction: list[int]  # p1, as ids, with the template's words between two turns
-    eos: int
-    vocab: int  # ids from here on are padding of the embedding, and never drawn
-    max_new: int  # longest answer in tokens, EOS included
-    pairs: bool = False  # dialogues of two answers are all that the base model knows: rollout.sample_pairs
+    instruction: list[int]  # p1, with the template's tokens between two turns
+    stops: list[int]  # each of these ids ends an answer; stage 0 teaches the first one
+    close: list[int]  # follows an answer that was cut at the length limit, as context
+    n_tokens: int  # size of the tokenizer: only ids below can be drawn
+    max_new: int  # longest answer in tokens, the stop included
+    dialogue: Callable[[Problem, random.Random], tuple[str, str]] | None = None  # two answers for stage 0's corpus
+    pairs: bool = False  # True: the base model knows two answers per dialogue, so attempt i + 1 is shown only attempt i
+    splits: dict[str, list[Problem]] = field(default_factory=dict)  # of published problems; embedded ones are drawn
+    note: str = ""  # one line that the user should read before training
 
 
 # ------------------------------------------------------------------ the embedded tokenizer
@@ -92,10 +88,10 @@ EOS, INSTRUCTION = "<|eos|>", "<|There might be an error in the answer above. Co
 
 
 def embedded_tokenizer() -> tiktoken.Encoding:
-    """Bytes, one token for every pair of digits, two specials; built here, nothing is downloaded.
+    """Build the tokenizer of the embedded tasks: bytes, one token per pair of digits, two special tokens.
 
-    A number of one or two digits is one token; a longer one splits into pairs from the right.
-    The name of the special that asks for a correction is what it stands for: the paper's p1.
+    A number of one or two digits is one token; a longer one is split into pairs from the right.
+    The paper's instruction p1 is one special token.
     """
     ranks = {bytes([i]): i for i in range(256)} | {b"%02d" % i: 256 + i for i in range(100)}
     return tiktoken.Encoding(
@@ -107,25 +103,28 @@ def embedded_tokenizer() -> tiktoken.Encoding:
 
 
 def encode_dialogue(task: Task, prompt: str, answers: list[str]) -> tuple[list[int], list[int]]:
-    """A whole dialogue as ids, and its mask: 0 prompt and instruction, i the tokens of answer i."""
-    ids = task.encode(prompt)
+    """Return a dialogue as ids and its mask: 0 for prompt and instructions, i for the tokens of answer i."""
+    ids = task.ask(prompt)
     turn = [0] * len(ids)
     for i, answer in enumerate(answers, 1):
-        said = task.encode(answer) + [task.eos]
-        asked = task.instruction if i > 1 else []
-        ids, turn = ids + asked + said, turn + [0] * len(asked) + [i] * len(said)
+        if i > 1:
+            ids = ids + task.instruction
+            turn = turn + [0] * len(task.instruction)
+        answer_ids = task.encode(answer) + task.stops[:1]
+        ids = ids + answer_ids
+        turn = turn + [i] * len(answer_ids)
     return ids, turn
 
 
-# ------------------------------------------------------------------ false position
+# ------------------------------------------------------------------ the task "false-position"
 
-STEPS, TOP = 3, 49  # steps a problem, and the values' range 0..TOP
-SMALL, LARGE, LARGE_SHARE = range(1, 10), range(10, 30), 0.1  # the size of a step, and how often it is a large one
+STEPS, TOP = 3, 49  # steps per problem; all values are in 0..TOP
+SMALL, LARGE, LARGE_SHARE = range(1, 10), range(10, 30), 0.1  # sizes of a step; how often it is a large one
 RIGHT, REPEAT, SPREAD = 0.7, 0.7, 9  # the corpus: see `position_dialogue`
 
 
 def position_values(steps: list[int], start: int) -> list[int] | None:
-    """start and the value after each step; None where one leaves 0..TOP."""
+    """Return start and the value after each step; None if a value leaves 0..TOP."""
     values = [start]
     for step in steps:
         values.append(values[-1] + step)
@@ -133,14 +132,14 @@ def position_values(steps: list[int], start: int) -> list[int] | None:
 
 
 def position_answer(values: list[int], target: int) -> str:
-    """The working as it is written: '4,11,9,14;-2'."""
+    """Write the values as an answer: '4,11,9,14;-2'."""
     return ",".join(map(str, values)) + f";{values[-1] - target}"
 
 
 def read_position(text: str) -> Problem:
-    """'?+7-2+5=16' as a Problem with gold (steps, target); DataError where it is none."""
+    """Parse '?+7-2+5=16' into a Problem with gold (steps, target); raises DataError."""
     text = re.sub(r"\s", "", text).removesuffix(":")
-    match = re.fullmatch(r"\?((?:[+-]\d+)+)=(\d+)", text)
+    match = re.fullmatch(r"\?((?:[+-]\d{1,9})+)=(\d{1,9})", text, re.ASCII)
     if not match:
         raise DataError(f"{text!r} is not a problem of this task; write one like '?+7-2+5=16'")
     steps, target = [int(x) for x in re.findall(r"[+-]\d+", match[1])], int(match[2])
@@ -150,38 +149,38 @@ def read_position(text: str) -> Problem:
 
 
 def split_of(prompt: str) -> str:
-    """train (90 %), val or test, by a hash of the problem: disjoint, and the same on every machine."""
+    """Return train (90 %), val or test by a hash of the prompt: the same on every machine."""
     bucket = zlib.crc32(prompt.encode()) % 20
     return {0: "test", 1: "val"}.get(bucket, "train")
 
 
 def position_problems(split: str, n: int, rng: random.Random | None = None) -> list[Problem]:
-    """n problems of a split that have an answer; without rng the same ones every time.
+    """Draw n solvable problems of a split; without rng, the same ones every time.
 
-    Large steps are rare, as large numbers are in life, and a model has hardly learned them when it is
-    sure of the small ones. That matters: where all problems are equally hard, a base model that gets
-    83 % of them right is unsure of every one, its best guess barely ahead of the next, and each update
-    of Stage I and II throws some of them over (results/README.md).
+    Large steps are rare, so the model has hardly learned them when it is already sure of the small ones.
+    This matters. If all problems are equally hard, a base model that solves 83 % of them is unsure of every one, and
+    each update of Stage I and II flips some of its best guesses (results/README.md).
     """
-    rng, found = rng or random.Random(f"false position, {split}"), []
-    while len(found) < n:
+    rng, problems = rng or random.Random(f"false position, {split}"), []
+    while len(problems) < n:
         sizes = [LARGE if rng.random() < LARGE_SHARE else SMALL for _ in range(STEPS)]
         steps = [rng.choice((1, -1)) * rng.choice(size) for size in sizes]
         values = position_values(steps, rng.randint(0, TOP))
-        if values is not None:
-            prompt = "?" + "".join(f"{x:+d}" for x in steps) + f"={values[-1]}:"
-            if split_of(prompt) == split:
-                found.append(Problem(prompt, (steps, values[-1])))
-    return found
+        if values is None:
+            continue
+        prompt = "?" + "".join(f"{x:+d}" for x in steps) + f"={values[-1]}:"
+        if split_of(prompt) == split:
+            problems.append(Problem(prompt, (steps, values[-1])))
+    return problems
 
 
 def position_dialogue(problem: Problem, rng: random.Random) -> tuple[str, str]:
-    """Two answers as people leave them behind, for the corpus of stage 0.
+    """Draw two answers for the corpus of stage 0.
 
-    An attempt starts from the right number (RIGHT) or from one up to SPREAD away, an honest failure:
-    its arithmetic is right, and its end is off. The second answer repeats the first (REPEAT) or is
-    an attempt of its own, *whether or not the first was right*. So the base model can answer again,
-    and has no idea when it should.
+    An attempt starts from the right number with probability RIGHT, else from a number up to SPREAD away. Its arithmetic
+    is right, so a failed attempt says truly how far off it ends. The second answer repeats the first with probability
+    REPEAT, else it is a fresh attempt, *whether or not the first was right*. So the base model can answer again, and
+    does not know when it should.
     """
     steps, target = problem.gold
     good = target - sum(steps)
@@ -195,28 +194,26 @@ def position_dialogue(problem: Problem, rng: random.Random) -> tuple[str, str]:
     return first, first if rng.random() < REPEAT else attempt()
 
 
-# ------------------------------------------------------------------ the embedded code task
+# ------------------------------------------------------------------ the task "code"
 #
-# Program sketching: a call, what it is to return, and a program with a hole. What is the program, in true
-# Python, judged by verify.run_tests?
+# Program sketching. The prompt shows a call, its result, and a program with a hole. The answer is a program in Python,
+# which unit tests judge.
 #
-#     prompt        5>23,x?+7-2:              f(5) is 23; what follows `f=lambda x:`, with `+` and a number for the ?
-#     answer        x+11+7-2#16,23,21;-2      a program; behind it, as a comment, its values for x=5, step by
-#     correction    x+13+7-2#18,25,23;0       step, and how far the last one is off
+#     prompt        5>23,x?+7-2:              f(5) is 23; `f=lambda x:` comes before an answer; ? is the hole
+#     answer        x+11+7-2#16,23,21;-2      a program; its comment lists the values for x=5, and how far the end is off
+#     correction    x+13+7-2#18,25,23;0
 #
-# It is false position again, in a language that can be run: to find the number is a sum in the head, before the
-# first word; to check it is one sum at a time, written out. The comment is the model's own working: nobody
-# judges it. What is judged is the function, by the call that is shown and by others that never are: a
-# program that has learnt the call by heart fails.
+# This is false position in a language that can be run. The comment is the model's own working, and nobody judges it.
+# The function is judged by the call that is shown and by held-out ones, so a program that only repeats the shown call
+# fails.
 
-HOLE = range(41)  # what may stand in the hole; x and the steps are SMALL or LARGE
-# The inputs of the tests beside the shown one; no problem shows them. Few, as each call is a message into the sandbox
-# and back, and a training step has some 170 programs to judge.
+HOLE = range(41)  # numbers that may fill the hole
+# Inputs of the held-out tests. They are few, because each call is a round trip into the sandbox.
 HELD_OUT = (-2, 0, 31, 50, 997)
 
 
 def code_answer(x: int, steps: list[int], hole: int, y: int) -> str | None:
-    """The program with its comment; None where the number does not fit, or a value leaves 0..TOP."""
+    """Write the program with its comment; None if the number does not fit the hole, or a value leaves 0..TOP."""
     values = position_values([hole, *steps], x)
     if hole not in HOLE or values is None:
         return None
@@ -224,28 +221,28 @@ def code_answer(x: int, steps: list[int], hole: int, y: int) -> str | None:
 
 
 def code_problem(x: int, steps: list[int], hole: int) -> Problem:
-    """A call, the sketch, and the tests: the call itself, at which most wrong programs end, and the held-out ones."""
+    """Build a problem from its solution. The shown call is tested first: most wrong programs fail there."""
     y = x + hole + sum(steps)
     sketch = "".join(f"{s:+d}" for s in steps)
     tests = [f"assert f({z}) == {z - x + y}" for z in (x, *HELD_OUT)]
-    return Problem(f"{x}>{y},x?{sketch}:", {"tests": tests, "timeout": 2.0}, "lambda")
+    return Problem(f"{x}>{y},x?{sketch}:", {"tests": tests, "timeout": 2.0})
 
 
 def parts_of(prompt: str) -> tuple[int, int, list[int]] | None:
-    """'5>23,x?+7-2:' as (x, y, steps): (5, 23, [7, -2]); None for another text."""
-    match = re.fullmatch(r"(\d{1,9})>(\d{1,9}),x\?((?:[+-]\d{1,9})+):?", prompt)
+    """Parse '5>23,x?+7-2:' into (x, y, steps) = (5, 23, [7, -2]); None for another text."""
+    match = re.fullmatch(r"(\d{1,9})>(\d{1,9}),x\?((?:[+-]\d{1,9})+):?", prompt, re.ASCII)
     return match and (int(match[1]), int(match[2]), [int(s) for s in re.findall(r"[+-]\d+", match[3])])
 
 
 def read_code(text: str) -> Problem:
-    """'5>23,x?+7-2' as a Problem; DataError where it is none of this task."""
+    """Parse '5>23,x?+7-2' into a Problem; raises DataError."""
     text = re.sub(r"\s", "", text).removesuffix(":")
     parts = parts_of(text)
     if not parts:
         raise DataError(f"{text!r} is not a problem of this task; write a call and a sketch like '5>23,x?+7-2'")
     x, y, steps = parts
     if not all(1 <= n <= LARGE[-1] for n in (x, *map(abs, steps))) or y > TOP or len(steps) != STEPS - 1:
-        raise DataError(f"{text!r}: the model knows {STEPS - 1} steps and an input of 1 to {LARGE[-1]}, and outputs to {TOP}")
+        raise DataError(f"{text!r}: the model knows {STEPS - 1} steps and an input of 1 to {LARGE[-1]}, outputs to {TOP}")
     hole = y - x - sum(steps)
     if code_answer(x, steps, hole, y) is None:
         raise DataError(f"{text!r}: no number from 0 to {HOLE[-1]} in the hole does that with values from 0 to {TOP}")
@@ -253,35 +250,35 @@ def read_code(text: str) -> Problem:
 
 
 def code_problems(split: str, n: int, rng: random.Random | None = None) -> list[Problem]:
-    """n problems of a split that have an answer; without rng the same ones every time."""
-    rng, found = rng or random.Random(f"code, {split}"), []
-    while len(found) < n:
+    """Draw n solvable problems of a split; without rng, the same ones every time."""
+    rng, problems = rng or random.Random(f"code, {split}"), []
+    while len(problems) < n:
         x, *steps = (rng.choice(LARGE if rng.random() < LARGE_SHARE else SMALL) for _ in range(STEPS))
         steps, hole = [rng.choice((1, -1)) * s for s in steps], rng.choice(HOLE)
         if code_answer(x, steps, hole, 0):
             problem = code_problem(x, steps, hole)
             if split_of(problem.prompt) == split:
-                found.append(problem)
-    return found
+                problems.append(problem)
+    return problems
 
 
 def code_dialogue(problem: Problem, rng: random.Random) -> tuple[str, str]:
-    """Two answers for the corpus of stage 0, as in `position_dialogue`; the comment of a failed one is true."""
+    """Draw two answers for the corpus of stage 0, as in `position_dialogue`."""
     x, y, steps = parts_of(problem.prompt)
     good = y - x - sum(steps)
-    failed = [code_answer(x, steps, c, y) for c in range(good - SPREAD, good + SPREAD + 1) if c != good]
-    failed = [answer for answer in failed if answer]
+    wrong = [code_answer(x, steps, hole, y) for hole in range(good - SPREAD, good + SPREAD + 1) if hole != good]
+    wrong = [answer for answer in wrong if answer]
 
     def attempt():
-        return code_answer(x, steps, good, y) if rng.random() < RIGHT or not failed else rng.choice(failed)
+        return code_answer(x, steps, good, y) if rng.random() < RIGHT or not wrong else rng.choice(wrong)
 
     first = attempt()
     return first, first if rng.random() < REPEAT else attempt()
 
 
-# ------------------------------------------------------------------ real data
+# ------------------------------------------------------------------ published problems: files
 #
-# JSON Lines as they are published; nothing is downloaded, and none of it is part of this project.
+# JSON Lines as they are published. Nothing is downloaded, and none of it is part of this project.
 
 MATH_FIRST = (
     "You are a math expert. When you respond, respond only with the Solution of the final Problem, thinking step by "
@@ -301,711 +298,623 @@ CODE_SECOND = (
     "There might be an error in the code above because of lack of understanding of the question. Please correct the "
     "error, if any, and rewrite the solution. Only output the final correct Python program!"
 )
-# The four are the paper's words (App. C). It does not say how they are joined to a problem: that is ours.
+# These four are the paper's words (App. C). It does not say how they are joined to a problem: that part is ours.
 
 SHOTS = (2, 3, 4)  # the MBPP tasks of the 3-shot prompt
 MBPP_SPLITS = {"test": range(11, 511), "val": range(511, 601), "train": range(601, 975)}  # by task_id, as published
 
 
 def read_rows(path, **fields: type) -> list[dict]:
-    r"""The rows of a JSON Lines file that must have `fields`; line ends become \n (MBPP has \r\n).
+    r"""Read the objects of a JSON Lines file; line ends inside texts become \n (MBPP has \r\n).
 
-    fields: name=str (not blank), name=int, or name=list (of strings, not empty); others may stand
-    beside them. Raises DataError, one line with file, line number and field, for a file that is
-    missing, half-written, or another one than was meant. Each row gets its line number as row["#"].
+    fields: the ones that each row must have: name=str (not blank), name=int, or name=list (of texts, not empty).
+    Each row gets its line number as row["#"]. Raises DataError, one line with file, line number and field.
     """
     try:
-        lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+        lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()  # of bytes: U+2028 ends no line
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; give the path of a JSON Lines file") from None
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        place = f"{path}:{number}"
         try:
             row = json.loads(line.decode())
-        except (ValueError, RecursionError) as error:  # half a line, bytes that are no UTF-8, brackets without end
-            why = str(error).splitlines()[0][:80]
-            raise DataError(
-                f"{path}:{number}: not a whole JSON object ({why}); the file may be cut off: fetch it again, one object a line"
-            ) from None
+            json.dumps(row, ensure_ascii=False).encode()  # fails for half of a surrogate pair: it is no text
+        except (ValueError, RecursionError) as error:  # cut off, not UTF-8, or nested too deep
+            reason = str(error).splitlines()[0][:80]
+            raise DataError(f"{place}: not a whole JSON object ({reason}); copy the file again, or fix the line") from None
         if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: a JSON {type(row).__name__} and not an object; write one object a line")
-        row = {name: _newlines(value) for name, value in row.items()}
+            raise DataError(f"{place}: a JSON {type(row).__name__}, not an object; write one object per line")
+        row = {name: _unix_newlines(value) for name, value in row.items()}
         for name, kind in fields.items():
-            _check_field(f"{path}:{number}", row, name, kind)
+            check_field(place, row, name, kind)
         rows.append(row | {"#": number})
     if not rows:
-        raise DataError(f"{path}: no rows in it; the file may not have been written yet: fetch it again")
+        raise DataError(f"{path}: has no rows; the file may not have been written yet: copy it again")
     return rows
 
 
-def _newlines(value):
+def _unix_newlines(value):
     if isinstance(value, list):
-        return [_newlines(v) for v in value]
+        return [_unix_newlines(v) for v in value]
     return value.replace("\r\n", "\n") if isinstance(value, str) else value
 
 
-def _check_field(place: str, row: dict, name: str, kind: type) -> None:
+def check_field(place: str, row: dict, name: str, kind: type) -> None:
+    """Raise DataError unless row[name] is a text that is not blank, a whole number, or a list of such texts."""
     if name not in row:
         names = ", ".join(map(repr, row))[:120]
-        raise DataError(f"{place}: field {name!r} is missing, the row has {names}; is this the file that was meant?")
+        raise DataError(f"{place}: field {name!r} is missing, the row has {names}; check that this is the right file")
     value = row[name]
     texts = {str: [value], list: value, int: ["-"]}[kind]
     if type(value) is not kind or not texts or not all(type(text) is str and text.strip() for text in texts):
         wanted = {str: "a text that is not blank", int: "a whole number", list: "a list of texts, not empty"}[kind]
-        raise DataError(f"{place}: field {name!r} is {str(value)[:40]!r}, and must be {wanted}; mend or remove the line")
+        raise DataError(f"{place}: field {name!r} is {str(value)[:40]!r}, but must be {wanted}; fix or remove the line")
+
+
+def read_problems(path, task: Task) -> list[Problem]:
+    """Read a JSON Lines file with one {"prompt": "?+7-2+5=16"} per line; raises DataError with file and line."""
+    problems = []
+    for row in read_rows(path, prompt=str):
+        try:
+            problems.append(task.read(row["prompt"]))
+        except DataError as error:
+            raise DataError(f"{path}:{row['#']}: prompt: {error}") from None
+    return problems
 
 
 def math_prompt(problem: str) -> str:
-    """First turn for a base model; the paper's words end in "the final Problem", so it is called that."""
+    """Return the first turn: the paper's words end in "the final Problem", so the problem is called that."""
     return f"{MATH_FIRST}\n\nProblem:\n{problem}\n\nSolution:\n"
 
 
 def load_math(path) -> list[Problem]:
-    r"""A file of MATH, MATH500 or alike: `problem`, and `answer` or a `solution` with a \boxed answer.
+    r"""Load MATH, MATH500 or a file like it: `problem`, and `answer` or a `solution` with a \boxed answer.
 
     Two problems of MATH's training split have an empty answer: they are kept, and no answer is right.
     """
     problems = []
     for row in read_rows(path, problem=str):
+        place, name = f"{path}:{row['#']}", "answer" if "answer" in row else "solution"
         answer = row.get("answer")
-        if "answer" not in row:
-            _check_field(f"{path}:{row['#']}", row, "solution", str)
+        if name == "solution":
+            check_field(place, row, "solution", str)
             answer = verify.extract_answer(row["solution"])
+        if type(answer) in (int, float):
+            answer = str(answer)
         if not isinstance(answer, str):
-            name = "answer" if "answer" in row else "solution"
-            raise DataError(f"{path}:{row['#']}: field {name!r} gives no answer as text; mend or remove the line")
-        name = row.get("unique_id") or f"{Path(path).stem}/{row['#']}"
-        problems.append(Problem(math_prompt(row["problem"]), answer, "answer", id=str(name)))
+            raise DataError(f"{place}: field {name!r} gives no answer as text; fix or remove the line")
+        id = str(row.get("unique_id") or f"{Path(path).stem}/{row['#']}")
+        problems.append(Problem(math_prompt(row["problem"]), answer, id))
     return problems
 
 
-def load_math_split(train_path, test_path, math500_path) -> tuple[list[Problem], list[Problem]]:
-    """The Lightman split that SCoRe uses: (7,500 + 4,500 problems to train on, MATH500 to evaluate).
-
-    No problem of the second is in the first, whatever the files hold: they are told apart by their text.
-    """
-    held_out = load_math(math500_path)
-    prompts = {p.prompt for p in held_out}
-    test = load_math(test_path)
-    missing = prompts - {p.prompt for p in test}
-    if missing:
-        raise DataError(
-            f"{math500_path}: field 'problem' of {len(missing)} rows is not in {test_path}; give MATH's whole test file"
-        )
-    return [p for p in load_math(train_path) + test if p.prompt not in prompts], held_out
-
-
 def load_gsm8k(path) -> list[Problem]:
-    """GSM8K: `question`, and `answer` whose last line is '#### 72'. Prompted as MATH is (our choice)."""
+    """Load GSM8K: `question`, and `answer` whose last line is '#### 72'. The prompt is that of MATH (our choice)."""
     problems = []
     for row in read_rows(path, question=str, answer=str):
         _, mark, gold = row["answer"].rpartition("####")
         if not mark or not gold.strip():
-            raise DataError(f"{path}:{row['#']}: field 'answer' has no line '#### number'; mend or remove the line")
-        problems.append(Problem(math_prompt(row["question"]), gold.strip(), "answer", id=f"{Path(path).stem}/{row['#']}"))
+            raise DataError(f"{path}:{row['#']}: field 'answer' has no line '#### number'; fix or remove the line")
+        problems.append(Problem(math_prompt(row["question"]), gold.strip(), f"{Path(path).stem}/{row['#']}"))
     return problems
 
 
-def load_mbpp(path, split: str) -> list[Problem]:
-    """MBPP's "train", "val" or "test", full (`text`) or sanitized (`prompt`), with the 3-shot prompt.
+def load_mbpp(path) -> list[Problem]:
+    """Load MBPP, full (`text`) or sanitized (`prompt`), with the paper's 3-shot prompt, which shows the tests.
 
-    The prompt shows the tests, as the paper's does, and they judge. Tasks 2, 3, 4 must be in the file.
+    Tasks 2, 3 and 4 are the shots, and must be in the file. Tasks that belong to no split are left out.
     """
     by_id = {}
     for row in read_rows(path, task_id=int, code=str, test_list=list):
-        name = "prompt" if "prompt" in row else "text"
-        _check_field(f"{path}:{row['#']}", row, name, str)
+        place, name = f"{path}:{row['#']}", "prompt" if "prompt" in row else "text"
+        check_field(place, row, name, str)
         setup = [row["test_setup_code"]] if row.get("test_setup_code") else row.get("test_imports", [])
         if not isinstance(setup, list) or not all(isinstance(line, str) for line in setup):
-            raise DataError(f"{path}:{row['#']}: field 'test_imports' or 'test_setup_code' is not text; mend the line")
-        row["setup"], row["shown"] = "\n".join(setup), {"text": row[name], "tests": "\n".join(row["test_list"])}
+            raise DataError(f"{place}: field 'test_imports' or 'test_setup_code' is not text; fix or remove the line")
+        row["setup"] = "\n".join(setup)
+        row["shown"] = {"text": row[name], "tests": "\n".join(row["test_list"])}
         if by_id.setdefault(row["task_id"], row) is not row:
-            raise DataError(f"{path}:{row['#']}: field 'task_id': a second row {row['task_id']}; remove one of them")
-    absent = [i for i in SHOTS if i not in by_id]
-    if absent:
-        raise DataError(f"{path}: field 'task_id': no row {absent[0]}, which the 3-shot prompt needs; give the whole file")
+            raise DataError(f"{place}: field 'task_id': a second row {row['task_id']}; remove one of them")
+    missing = [i for i in SHOTS if i not in by_id]
+    if missing:
+        raise DataError(f"{path}: field 'task_id': no row {missing[0]}, which the 3-shot prompt needs; give the whole file")
     shots = "".join(CODE_FIRST.format(**by_id[i]["shown"], code=by_id[i]["code"]) + "\n" for i in SHOTS)
-    asked, problems = CODE_FIRST.partition("{code}")[0], []
+    question = CODE_FIRST.partition("{code}")[0]
+    problems = []
     for i, row in sorted(by_id.items()):
-        if i in MBPP_SPLITS[split]:
+        if any(i in ids for ids in MBPP_SPLITS.values()):
             gold = {"tests": row["test_list"], "setup": row["setup"]}
-            problems.append(Problem(shots + asked.format(**row["shown"]), gold, "tests", f"MBPP/{i}"))
+            problems.append(Problem(shots + question.format(**row["shown"]), gold, f"MBPP/{i}"))
     return problems
 
 
-def load_humaneval(path) -> list[Problem]:
-    """HumanEval, zero-shot: the prompt is the function's head, as published; its tests are not shown.
+def mbpp_split(problem: Problem) -> str:
+    """Return the published split of an MBPP problem."""
+    number = int(problem.id.removeprefix("MBPP/"))
+    return next(split for split, ids in MBPP_SPLITS.items() if number in ids)
 
-    An answer goes on behind the prompt, or is a whole program.
+
+def load_humaneval(path) -> list[Problem]:
+    """Load HumanEval, zero-shot: the prompt is the head of the function; its tests are not shown.
+
+    An answer continues the prompt, or is a whole program.
     """
     problems = []
     for row in read_rows(path, task_id=str, prompt=str, entry_point=str, test=str):
         name = row["entry_point"]
         if not re.search(rf"(?m)^def {re.escape(name)}\b", row["prompt"]):
-            raise DataError(f"{path}:{row['#']}: field 'prompt' does not define the entry_point {name[:40]!r}; mend or remove the line")
+            raise DataError(f"{path}:{row['#']}: field 'prompt' does not define the entry_point {name[:40]!r}; "
+                            "fix or remove the line")  # fmt: skip
         gold = {"tests": row["test"], "setup": row["prompt"], "entry_point": name}
-        problems.append(Problem(row["prompt"], gold, "completion", row["task_id"]))
+        problems.append(Problem(row["prompt"], gold, row["task_id"]))
     return problems
 
 
 def load_first_attempts(path, problems: list[Problem]) -> list[Problem]:
-    """Offline repair, the form of MBPP-R: given first answers, of another model, to `problems`.
+    r"""Load first answers of another model to `problems`: offline repair, the form of MBPP-R.
 
-    A line each: {"id": "MBPP/601", "first": "def max_chain_length(arr, n):\\n    ..."}, with `id` as in
-    Problem. A problem may have several, which makes as many problems of it, or none, and is left out.
+    One answer per line: {"id": "MBPP/601", "first": "def max_chain_length(arr, n):\n ..."}, `id` as in Problem.
+    A problem with several answers occurs several times in the result, one without answers does not occur.
     """
     by_id, repairs = {p.id: p for p in problems}, []
     for row in read_rows(path, id=str, first=str):
         if row["id"] not in by_id:
-            raise DataError(
-                f"{path}:{row['#']}: field 'id': no problem is called {row['id'][:40]!r}; "
-                f"load the file that it is of first (there, one is {next(iter(by_id), 'none')!r})"
-            )
+            raise DataError(f"{path}:{row['#']}: field 'id': no problem is called {row['id'][:40]!r}, but one is "
+                            f"called {next(iter(by_id), '')!r}; give the file that the answers belong to")  # fmt: skip
         repairs.append(dataclasses.replace(by_id[row["id"]], first=row["first"]))
     return repairs
 
 
-# ------------------------------------------------------------------ the tasks
+# ------------------------------------------------------------------ tasks
 
 
-def embedded_task(problems, dialogue, read, max_new: int) -> Task:
-    """A Task in the embedded tokenizer's ids, asked without a chat template."""
+def embedded_task(problems, dialogue, read, rewards, max_new: int) -> Task:
+    """Return a Task in the ids of the embedded tokenizer, without a chat template."""
     tokenizer = embedded_tokenizer()
     return Task(
         problems=problems,
-        dialogue=dialogue,
+        rewards=rewards,
         read=read,
         ask=tokenizer.encode_ordinary,
         encode=tokenizer.encode_ordinary,  # text that looks like a special token stays text
         decode=tokenizer.decode,
         instruction=[tokenizer.encode_single_token(INSTRUCTION)],
-        eos=tokenizer.encode_single_token(EOS),
-        vocab=tokenizer.n_vocab,
+        stops=[tokenizer.encode_single_token(EOS)],
+        close=[],
+        n_tokens=tokenizer.n_vocab,
         max_new=max_new,
+        dialogue=dialogue,
         pairs=True,
     )
 
 
-TASKS = {
-    # values and commas, ';', a sign, a number, EOS
-    "false-position": embedded_task(position_problems, position_dialogue, read_position, 2 * STEPS + 5),
-    "code": embedded_task(code_problems, code_dialogue, read_code, 4 * STEPS + 5),  # x+n, a sign and a number a step, #, then as above
+TASKS = {  # the longest answer: STEPS + 1 values with commas, ';', a sign, a number, EOS; a program adds its own terms
+    "false-position": embedded_task(
+        position_problems, position_dialogue, read_position, verify.position_rewards, 2 * STEPS + 5
+    ),
+    "code": embedded_task(code_problems, code_dialogue, read_code, verify.code_rewards, 4 * STEPS + 5),
 }
 
 
-REAL = ("math", "gsm8k", "mbpp", "humaneval")  # published problems, for a Hugging Face model
+@dataclass
+class Published:
+    """A kind of problem in files, for a Hugging Face model."""
+
+    load: Callable[[Path], list[Problem]]
+    rewards: Callable[[list[Problem], list[str]], list[float]]
+    instruction: str  # p1, between the two answers
+    prompt: Callable[[str], str] = str  # a typed problem -> the prompt that the model sees
+    split: Callable[[Problem], str] = lambda problem: split_of(problem.prompt)
 
 
-def load_problems(name: str, path, split: str = "train") -> list[Problem]:
-    """The problems of a file of MATH, GSM8K, MBPP (of one split, by task_id) or HumanEval."""
-    if name == "mbpp":
-        return load_mbpp(path, split)
-    return {"math": load_math, "gsm8k": load_gsm8k, "humaneval": load_humaneval}[name](path)
+PUBLISHED = {
+    "math": Published(load_math, verify.answer_rewards, MATH_SECOND, math_prompt),
+    "gsm8k": Published(load_gsm8k, verify.answer_rewards, MATH_SECOND, math_prompt),
+    "mbpp": Published(load_mbpp, verify.mbpp_rewards, CODE_SECOND, split=mbpp_split),
+    "humaneval": Published(load_humaneval, verify.humaneval_rewards, CODE_SECOND),
+}
+
+# A task of your own is one more entry: a function that loads problems, a function that gives rewards, and p1. Put these
+# lines here, and train with `--task reverse --model FOLDER --data words.jsonl`:
+#
+# def load_reverse(path) -> list[Problem]:
+#     """Load one {"word": "stone"} per line."""
+#     problems = []
+#     for row in read_rows(path, word=str):
+#         prompt = f"Write the word {row['word']!r} backwards. Reply with that word only."
+#         problems.append(Problem(prompt, gold=row["word"][::-1], id=f"line {row['#']}"))
+#     return problems
+#
+#
+# def reverse_rewards(problems: list[Problem], answers: list[str]) -> list[float]:
+#     """Return 1.0 for an answer that is the reversed word, 0.0 for any other."""
+#     rewards = []
+#     for problem, answer in zip(problems, answers, strict=True):
+#         right = answer.strip().strip(".'\"").lower() == problem.gold
+#         rewards.append(float(right))
+#     return rewards
+#
+#
+# PUBLISHED["reverse"] = Published(
+#     load=load_reverse,
+#     rewards=reverse_rewards,
+#     instruction="There might be an error in the answer above. Reply with the corrected word only.",
+# )
 
 
-def real_task(name: str, folder, path, eval_path="", max_new: int = 512) -> Task:
-    """Published problems as a Task for the model of a Hugging Face folder: its tokenizer, its chat template.
+def make_task(name: str, model="", data="", eval_data="", max_new: int = 512) -> Task:
+    """Return an embedded task, or with `model`, a Hugging Face folder, a task of published problems.
 
-    path: what to train on. eval_path: what to evaluate on; without it the problems of `path` are split as the embedded
-    ones are (`split_of`; MBPP by task_id, as published). No rng means the first n, in the file's order.
-    Raises DataError for files that cannot be used, and for a split without a problem.
+    data: the file to train on. eval_data: the file to evaluate on; its problems are removed from training. Without it,
+    `data` is split into train, val and test (MBPP by task_id, as published; the others by `split_of`).
+    max_new: longest answer of published problems in tokens. Raises DataError for files that cannot be used.
     """
-    tokenizer = load_tokenizer(folder)
-    turns = wrap_turns(folder, tokenizer, CODE_SECOND if name in ("mbpp", "humaneval") else MATH_SECOND)
-    splits = ("train", "val", "test")
-    if name == "mbpp":
-        have = {split: load_mbpp(path, split) for split in splits}
-    else:
-        read = load_problems(name, path)
-        have = {split: read if eval_path and split == "train" else [p for p in read if split_of(p.prompt) == split] for split in splits}
-    if eval_path:
-        have["val"] = have["test"] = load_problems(name, eval_path, "test")
-        known = {p.prompt for p in have["val"]}
-        have["train"] = [p for p in have["train"] if p.prompt not in known]
-    empty = [split for split in splits if not have[split]]
-    if empty:
-        raise DataError(f"{path}: too few problems, none is left for {empty[0]}; give a larger file, or --eval_data")
+    known = PUBLISHED if model else TASKS
+    if name not in known:
+        raise DataError(f"--task is {name!r}, but must be one of {', '.join(known)} {'with' if model else 'without'} --model")
+    if not model:
+        return TASKS[name]
+    kind, tokenizer = PUBLISHED[name], load_tokenizer(model)
+    turns = wrap_turns(model, tokenizer, kind.instruction)
+    splits = load_splits(kind, data, eval_data)
 
     def problems(split, n, rng=None):
+        """Without rng: the first n, in the order of the file."""
         if rng is None:
-            return have[split][:n]
-        return rng.sample(have[split], n) if n <= len(have[split]) else rng.choices(have[split], k=n)
+            return splits[split][:n]
+        return rng.sample(splits[split], n) if n <= len(splits[split]) else rng.choices(splits[split], k=n)
 
-    def read(text):  # nobody has said what its answer is: none is right
-        return Problem(math_prompt(text) if name in ("math", "gsm8k") else text, "", "answer", "asked")
+    def read(text):
+        if not text.strip():
+            raise DataError("the problem is blank; write it in words")
+        return Problem(kind.prompt(text), gold=None, id="typed")
 
-    def refuse(*_):
-        raise DataError(f"{name}: only the embedded tasks have a stage 0 corpus; give --model")
+    def rewards(problems, answers):
+        """Judge the answers to problems whose solution is known; the others get 0."""
+        known = [i for i, problem in enumerate(problems) if problem.gold is not None]
+        values = [0.0] * len(answers)
+        for i, value in zip(known, kind.rewards([problems[i] for i in known], [answers[i] for i in known])):
+            values[i] = value
+        return values
 
     return Task(
         problems=problems,
-        dialogue=refuse,
+        rewards=rewards,
         read=read,
         ask=turns.encode,
         encode=tokenizer.encode_ordinary,
-        decode=tokenizer.decode,
+        decode=tokenizer.decode_answer,
         instruction=turns.instruction,
-        eos=turns.eos,
-        vocab=tokenizer.n_vocab,
+        stops=turns.stops,
+        close=turns.close,
+        n_tokens=tokenizer.n_vocab,
         max_new=max_new,
+        splits=splits,
+        note=turns.note,
     )
 
 
+def load_splits(kind: Published, path, eval_path) -> dict[str, list[Problem]]:
+    """Return the problems of each split; DataError if a split is empty. Without `path` there is nothing to train on."""
+    splits = {"train": [], "val": [], "test": []}
+    for problem in kind.load(path) if path else []:
+        splits[kind.split(problem) if not eval_path or kind.split is mbpp_split else "train"].append(problem)
+    if eval_path:
+        held_out = kind.load(eval_path)
+        if kind.split is mbpp_split:
+            held_out = [problem for problem in held_out if mbpp_split(problem) == "test"]
+        prompts = {problem.prompt for problem in held_out}
+        splits["train"] = [problem for problem in splits["train"] if problem.prompt not in prompts]
+        splits["val"] = splits["test"] = held_out
+    for split, problems in splits.items():
+        if not problems and (path or split != "train"):
+            raise DataError(f"{path or eval_path}: no problem is left for {split}; give a larger file, or --eval_data")
+    return splits
+
+
+def drop_long(task: Task, n_ctx: int, turns: int = 2) -> tuple[int, str]:
+    """Leave out the published problems whose dialogue may outgrow n_ctx tokens.
+
+    Returns the longest dialogue that remains, in tokens, and one line that names what was left out ("" if nothing).
+    Raises DataError if a split loses all of its problems.
+    """
+    answers = turns * task.max_new + (turns - 1) * len(task.close + task.instruction)
+    longest, long = 0, {}
+    for split, problems in task.splits.items():
+        lengths = [len(task.ask(problem.prompt)) + answers for problem in problems]
+        long |= {problem.id: None for problem, length in zip(problems, lengths) if length > n_ctx}
+        task.splits[split] = [problem for problem, length in zip(problems, lengths) if length <= n_ctx]
+        if problems and not task.splits[split]:
+            raise DataError(f"all {split} problems are too long for --n_ctx {n_ctx} with --max_new {task.max_new}; "
+                            "change these two")  # fmt: skip
+        longest = max([longest, *(length for length in lengths if length <= n_ctx)])
+    if not long:
+        return longest, ""
+    names = ", ".join(itertools.islice(long, 20)) + (", …" if len(long) > 20 else "")
+    return longest, (f"{len(long)} problems are left out: they have more than the {n_ctx - answers} tokens that "
+                     f"--n_ctx {n_ctx} and --max_new {task.max_new} leave: {names}")  # fmt: skip
+
+
 # ------------------------------------------------------------------ tokenizers of Hugging Face folders
-# Byte-level BPE is the same algorithm in `tokenizers` and in tiktoken under one condition, which `_check_merges`
-# proves for each file; what tiktoken lacks (NFC, added tokens in ordinary text) is `Tokenizer`'s.
 
-# What a file may split a text by before BPE. Only these: tiktoken drops what a pattern leaves out, and the
-# two libraries' regex engines differ, so equality is tested for each (tests/test_tokenizer.py).
-GPT2_SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-LLAMA3_SPLIT = (
-    r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"""
-    r"""| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+GPT2_PRE_TOKENIZER = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+QWEN2_SPLIT = (
+    r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
 )
-QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
-# SmolLM2 cuts out every digit first, and splits what lies between by GPT-2's pattern: there a digit ends
-# the text, so spaces before it stay together and none goes with it. The digits come out of a newer
-# Unicode than either regex engine has: thirteen of them are no \p{N} yet.
-DIGIT = r"\p{N}\U00011de0-\U00011de9\U00016ff4-\U00016ff6"
-SMOLLM2_SPLIT = rf"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}+|[{DIGIT}]| ?[^\s\p{{L}}{DIGIT}]+|\s+(?![^\s{DIGIT}])|\s+"""
-
-# NFC in `tokenizers` is that of Unicode 9: the combining marks and composites of later versions are to it
-# characters like any other, and nothing moves or joins across them. These ranges hold them all (up to
-# Unicode 18), and beside them only characters that take no part in NFC.
-AFTER_UNICODE_9 = re.compile(
-    "([\u05c8\u05c9\u07fd\u0897-\u08d3\u09fe\u0c3c\u0d3b\u0d3c\u0eba\u1715\u1abf-\u1af0\u1df6-\u1dfa\ua82c"
-    "\U000105c9-\U000105e4\U00010d24-\U00010f85\U00011070\U0001133b\U00011382-\U000113d0\U0001145e"
-    "\U00011839-\U00011a99\U00011d42-\U0001612f\U00016d63-\U00016ff1\U0001d127\U0001d128"
-    "\U0001d250-\U0001d281\U0001e08f-\U0001e6f5])"
-)
+SEPARATOR = "\ue000separator\ue000"  # private-use characters: in no text
 
 
-@dataclass
-class AddedToken:
-    """A token that no merge makes: its id, its spelling, and how the file says to look for it in a text."""
+class Tokenizer:
+    """The tokenizer of a Hugging Face folder, by the `tokenizers` library.
 
-    id: int
-    text: str
-    special: bool  # a control token, which a text is not allowed to contain
-    normalized: bool  # looked for after NFC
-
-
-class Tokenizer(tiktoken.Encoding):
-    """A tiktoken.Encoding with the three things that it cannot say.
-
-    NFC comes before the merges where the file asks for it. Added tokens that the file does not
-    call special (NeoX's runs of spaces, Qwen's <think>) are vocabulary, and are found in any text;
-    special ones only by `encode(text, allowed_special="all")`. `encode_ordinary` leaves their spelling text.
-    SmolLM2 has no token for six control characters and for planes of Unicode that are not in use: from a text it leaves
-    their bytes out.
-    bos: ids that the file puts in front of every text (Llama 3), for plain prompts.
+    n_vocab: ids from here on are not the tokenizer's. bos: the ids that the file puts before every text (Llama).
+    special: the special tokens by their spelling.
     """
 
-    def __init__(self, name, pattern, ranks, added: list[AddedToken], nfc: bool, bos: list[int]):
-        super().__init__(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={t.text: t.id for t in added})
-        self.added, self.nfc, self.bos = added, nfc, bos
-        self._lacking = frozenset(b for b in range(256) if bytes([b]) not in ranks)
+    def __init__(self, backend):
+        backend.no_truncation()  # GPT-2's own file cuts texts at 50 tokens
+        backend.no_padding()
+        self.backend = backend
+        self.n_vocab = max(backend.get_vocab().values()) + 1
+        added = backend.get_added_tokens_decoder().values()
+        self.special = {token.content: token for token in added if token.special and token.content}
+        spellings = sorted(self.special, key=len, reverse=True)
+        self.special_pattern = re.compile("|".join(map(re.escape, spellings)) or "(?!)")  # (?!) never matches
+        with_bos = backend.encode("a")
+        count = sum(1 for _ in itertools.takewhile(bool, with_bos.special_tokens_mask))
+        self.bos = with_bos.ids[:count]
+        backend.add_tokens([import_optional("tokenizers").AddedToken(SEPARATOR, normalized=False)])
+        self.separator = backend.token_to_id(SEPARATOR)
+        if self.separator < self.n_vocab:
+            raise DataError("the ids of its vocabulary have gaps; copy the file again")
 
-        def finder(normalized):
-            tokens = {self._normal(t.text) if normalized else t.text: t for t in added if t.normalized == normalized}
-            longest_first = sorted(tokens, key=len, reverse=True)
-            return re.compile("|".join(map(re.escape, longest_first)) or "(?!)"), tokens  # (?!) is found nowhere
+    def encode(self, text: str, special: bool = False, inside: bool = False) -> list[int]:
+        """Return the ids of a text, without BOS.
 
-        self._raw, self._after_nfc = finder(False), finder(True)
+        special: whether the spelling of a special token is that token; otherwise it stays text, so that a problem
+        cannot end its own turn. inside: whether the text follows other tokens. SentencePiece puts a space before the
+        first word of a text only; a separator in front, which is removed again, makes it the second piece.
+        """
+        self.backend.encode_special_tokens = not special
+        ids = self.backend.encode(SEPARATOR * inside + text, add_special_tokens=False).ids
+        return [i for i in ids if i != self.separator]
 
     def encode_ordinary(self, text: str) -> list[int]:
-        return self._ids(text, frozenset())
+        """Return the ids of a text in which special tokens stay text (tiktoken's name)."""
+        return self.encode(text)
 
-    def encode(self, text, *, allowed_special=(), disallowed_special=()) -> list[int]:
-        """As tiktoken's, but a special that is not allowed is text by default, and no error."""
-        special = {t.text for t in self.added if t.special}
-        allowed = special if allowed_special == "all" else set(allowed_special)
-        for word in special - allowed if disallowed_special == "all" else disallowed_special:
-            if word in text:
-                raise ValueError(f"the text has {word!r}, which disallowed_special forbids")
-        return self._ids(text, allowed)
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of ids, special tokens by their spelling."""
+        return self.backend.decode(ids, skip_special_tokens=False)
 
-    def _ids(self, text: str, allowed: set[str]) -> list[int]:
-        out = []
-        for piece, token in self._cut(text, *self._raw, allowed):
-            for part, found in self._cut(self._normal(piece), *self._after_nfc, allowed):
-                out += self._merged(part) + found
-            out += token
-        return out
-
-    def _merged(self, text: str) -> list[int]:
-        """tiktoken's ids. Bytes that have no token go after the text has been split and before it is merged."""
-        if not self._lacking or self._lacking.isdisjoint(text.encode(errors="replace")):
-            return super().encode_ordinary(text)
-        # tiktoken does not tell where it splits, and `regex` knows letters and digits of a newer Unicode. So it is
-        # shown, for every character beyond ASCII, another one of the kind that tiktoken takes it for.
-        kinds = {"é": r"\p{L}", "²": f"[{DIGIT}]" if DIGIT in self._pat_str else r"\p{N}", "\u3000": r"\s"}
-        alike = {c: next((one for one, kind in kinds.items() if _matches(kind, c)), "§") for c in set(text) if not c.isascii()}
-        spans = [match.span() for match in regex.finditer(self._pat_str, "".join(alike.get(c, c) for c in text))]
-        pieces = (text[a:b].encode(errors="replace") for a, b in spans)
-        kept = (bytes(b for b in piece if b not in self._lacking) for piece in pieces)
-        return [i for piece in kept if piece for i in self._encode_single_piece(piece)]
-
-    @staticmethod
-    def _cut(text: str, pattern, tokens, allowed):
-        """(text, [id of the added token behind it]), …, (the rest, []).
-
-        A special that is not allowed is found too, and passed over: no other begins inside it.
-        """
-        start = 0
-        for match in pattern.finditer(text):
-            token = tokens[match[0]]
-            if not token.special or token.text in allowed:
-                yield text[start : match.start()], [token.id]
-                start = match.end()
-        yield text[start:], []
-
-    def _normal(self, text: str) -> str:
-        if not self.nfc or text.isascii():
-            return text
-        return "".join(unicodedata.normalize("NFC", part) for part in AFTER_UNICODE_9.split(text))
-
-
-@functools.cache
-def _matches(pattern: str, text: str) -> bool:
-    """Whether tiktoken's own regex engine finds the pattern: what it does not find makes no tokens."""
-    one = {bytes([b]): b for b in range(256)}
-    return bool(tiktoken.Encoding(pattern, pat_str=pattern, mergeable_ranks=one, special_tokens={}).encode_ordinary(text))
+    def decode_answer(self, ids: list[int]) -> str:
+        """Return the text of ids that continue a prompt: SentencePiece drops the first space of a text,
+        which is the indentation of a program."""
+        anchor = self.encode("a")
+        return self.decode(anchor + ids)[len(self.decode(anchor)) :]
 
 
 def load_tokenizer(folder) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder, from tokenizer.json, or vocab.json and merges.txt.
+    """Load tokenizer.json, or else vocab.json and merges.txt (GPT-2 and Qwen2). Raises DataError.
 
-    Byte-level BPE as GPT-2, SmolLM2, GPT-NeoX, Llama 3, Qwen2/2.5/3 use it. Gives the ids of the
-    `tokenizers` library. n_vocab: sample no id from there on. Raises DataError, with the reason,
-    for a tokenizer whose ids would differ, and for damaged files.
+    Not by `transformers.AutoTokenizer`: there, the class that a folder names overrides what its tokenizer.json says.
     """
-    folder = Path(folder)
+    folder, tokenizers = Path(folder), import_optional("tokenizers")
     path = folder / "tokenizer.json"
-    if path.exists():
-        spec = _read_json(path)
-    elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        path, spec = folder / "vocab.json", _slow_form(folder)
-    else:
-        raise DataError(f"{folder}: no tokenizer.json, and not both of vocab.json and merges.txt; copy the tokenizer's files there")
+    if not path.exists() and (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        path = folder / "vocab.json"
+    elif not path.exists():
+        raise DataError(f"{folder}: has neither tokenizer.json nor vocab.json and merges.txt; copy the tokenizer there")
     try:
-        return _tokenizer(spec, folder.name)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        raise DataError(f"{path}: not laid out as a tokenizer ({type(error).__name__}: {error}); copy the file again") from error
+        backend = byte_level_bpe(folder) if path.name == "vocab.json" else tokenizers.Tokenizer.from_file(str(path))
+        return Tokenizer(backend)
+    except UserError as error:
+        raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+    except Exception as error:  # the library raises plain Exception
+        raise DataError(f"{path}: not a tokenizer ({str(error)[:80]}); copy the file again") from None
 
 
-def _read_json(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); copy the file again") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: JSON, but no object; copy the file again")
-    return value
-
-
-def _slow_form(folder: Path) -> dict:
-    """vocab.json, merges.txt and tokenizer_config.json in the form of a tokenizer.json."""
-    config = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-    lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-    merges = [line for line in lines if line and not line.startswith("#version")]
-    added = [{"id": int(i), **t} for i, t in config.get("added_tokens_decoder", {}).items()]
-    if (folder / "added_tokens.json").exists():
-        known = {t["id"] for t in added}
-        more = _read_json(folder / "added_tokens.json")
-        added += [{"id": i, "content": t, "special": True} for t, i in more.items() if i not in known]
+def byte_level_bpe(folder: Path):
+    """Build the tokenizer of vocab.json, merges.txt, and the added tokens of tokenizer_config.json."""
+    tokenizers = import_optional("tokenizers")
+    path = folder / "tokenizer_config.json"
+    config = read_json(path, DataError) if path.exists() else {}
     kind = config.get("tokenizer_class", "GPT2Tokenizer").removesuffix("Fast")
     if kind not in ("GPT2Tokenizer", "Qwen2Tokenizer"):
-        raise DataError(f"{folder}: vocab.json and merges.txt do not say how a {kind} splits a text; give its tokenizer.json")
-    qwen = kind == "Qwen2Tokenizer"
-    split = {"type": "Split", "pattern": {"Regex": QWEN2_SPLIT}, "behavior": "Isolated", "invert": False}
-    level = {"type": "ByteLevel", "add_prefix_space": bool(config.get("add_prefix_space")), "use_regex": not qwen}
-    bos = config.get("bos_token") if config.get("add_bos_token") else None
-    vocab = _read_json(folder / "vocab.json")
-    ids = vocab | {t["content"]: t["id"] for t in added}
-    front = [{"SpecialToken": {"id": token_text(bos)}}] if bos else []
-    return {
-        "normalizer": {"type": "NFC"} if qwen else None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]} if qwen else level,
-        "model": {"type": "BPE", "vocab": vocab, "merges": merges},
-        "post_processor": {"type": "TemplateProcessing", "single": front + [{"Sequence": {"id": "A"}}],
-                           "special_tokens": {token_text(bos): {"ids": [ids[token_text(bos)]]}} if bos else {}},
-        # GPT-2's own end of text is in vocab.json, and made by no merge
-        "added_tokens": added or [{"id": i, "content": t, "special": True} for t, i in vocab.items() if t == "<|endoftext|>"],
-    }  # fmt: skip
-
-
-def _tokenizer(spec: dict, name: str) -> Tokenizer:
-    model = spec["model"]
-    if model.get("type", "BPE") != "BPE":
-        raise DataError(f"a {model['type']} model; only byte-level BPE can be represented")
-    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "fuse_unk"):
-        if model.get(key):
-            raise DataError(f"BPE with {key} = {model[key]!r} is not byte-level BPE as tiktoken computes it")
-    vocab = model["vocab"]
-    if set(vocab.values()) != set(range(len(vocab))):  # no limit on the ids would keep those in between out
-        raise DataError(f"{len(vocab)} tokens in the vocabulary, and their ids are not 0 to {len(vocab) - 1}")
-    added = _added_tokens(spec.get("added_tokens") or [], vocab)
-    ranks, pairs = _ranks(vocab, model["merges"], {t.text: t.id for t in added})
-    pattern = _split(spec.get("pre_tokenizer"))
-    _check_bytes(ranks, model, pattern)
-    _check_merges(ranks, pairs, whole=bool(model.get("ignore_merges")))
-    nfc = _normalizer(spec.get("normalizer"))
-    return Tokenizer(name, pattern, ranks, added, nfc, _bos(spec.get("post_processor")))
-
-
-def _added_tokens(rows: list[dict], vocab: dict[str, int]) -> list[AddedToken]:
-    """The added tokens. `tokenizers` ignores the ids that the file states: a token has its id of the
-    vocabulary, or the next one free. A file that states another is refused, whichever its weights mean."""
-    added, free = {}, len(vocab)
-    for t in rows:
-        text, special = t["content"], t.get("special", False)
-        for key in ("single_word", "lstrip", "rstrip"):
-            if t.get(key):
-                raise DataError(f"the added token {text!r} has {key}, which changes the text around it")
-        if not text or text in added:
-            raise DataError(f"the added token {text!r} is empty, or there twice")
-        if t["id"] != vocab.get(text, free):
-            raise DataError(f"the added token {text!r} has the id {t['id']}, and `tokenizers` would give it {vocab.get(text, free)}")
-        free += text not in vocab
-        added[text] = AddedToken(t["id"], text, special, t.get("normalized", not special))
-    return list(added.values())
-
-
-def _ranks(vocab: dict[str, int], merges: list, added: dict[str, int]):
-    """bytes -> id of the mergeable tokens, and {(left, right): which merge it is} in bytes.
-
-    The file writes bytes as printable characters: those that are printable in Latin-1 as themselves, the
-    others as U+0100, U+0101, … in order.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [b for b in range(256) if b not in printable]
-    byte = {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(rest)}
-
-    def to_bytes(token):
-        return bytes(byte[c] for c in token)
-
-    ranks = {}
-    for token, i in vocab.items():
-        if added.get(token) == i:
-            continue  # an added token in the vocabulary: it is found as a whole, never by merging
-        if not all(c in byte for c in token):
-            raise DataError(f"the token {token!r} (id {i}) is no string of bytes: not byte-level BPE")
-        ranks[to_bytes(token)] = i
-    pairs = {}
-    for i, merge in enumerate(merges):
-        left, right = (to_bytes(x) for x in (merge.split(" ") if isinstance(merge, str) else merge))
-        pairs.setdefault((left, right), i)
-    return ranks, pairs
-
-
-def _check_bytes(ranks: dict[bytes, int], model: dict, pattern: str) -> None:
-    """DataError where a byte has no token and `tokenizers` would not leave it out as `Tokenizer._merged` does."""
-    never = {0xC0, 0xC1, *range(0xF5, 0x100)}  # in UTF-8; NeoX has no tokens for them
-    lacking = next((b for b in range(256) if b not in never and bytes([b]) not in ranks), None)
-    if lacking is None:
-        return
-    for key in ("unk_token", "ignore_merges"):
-        if model.get(key):
-            raise DataError(f"no token for the byte 0x{lacking:02x}, and {key} = {model[key]!r}: what stands for it is not known here")
-    if pattern not in (GPT2_SPLIT, SMOLLM2_SPLIT):
-        raise DataError(f"no token for the byte 0x{lacking:02x}, and a text is not split as GPT-2 or SmolLM2 do it")
-
-
-def _check_merges(ranks: dict[bytes, int], pairs: dict[tuple[bytes, bytes], int], whole: bool) -> None:
-    """DataError unless tiktoken's BPE by ids equals the file's by merges, on every text.
-
-    `tokenizers` joins the neighbours whose merge comes first in the list. tiktoken knows no list: it
-    joins those whose *concatenation* has the lowest id, and looks up a whole word first. They agree
-    if (1) later merges make higher ids, and (2) tiktoken's BPE of each token's own bytes takes only
-    merges of the list, and ends in that token. (2) suffices for all texts: as long as no merge has crossed a
-    token's borders, what happens inside does not depend on what is around it. whole: the file looks
-    up whole words too (`ignore_merges`), so a token need not be the end of its own merges.
-    """
-    last, made = -1, None
-    for left, right in sorted(pairs, key=pairs.get):
-        if left + right not in ranks:
-            raise DataError(f"the merge {left!r} {right!r} makes a token that is not in the vocabulary")
-        if ranks[left + right] < last:
-            raise DataError(f"the merge {left!r} {right!r} comes after {made!r} and has a lower id: merge order is not id order")
-        last, made = ranks[left + right], left + right
-    for token in ranks:
-        parts = [token[i : i + 1] for i in range(len(token))]
-        while len(parts) > 1:
-            found = [(ranks[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:])) if a + b in ranks]
-            if not found:
-                break
-            i = min(found)[1]
-            if (parts[i], parts[i + 1]) not in pairs:
-                raise DataError(f"{parts[i]!r} {parts[i + 1]!r} make the token {parts[i] + parts[i + 1]!r}, and no merge says so")
-            parts[i : i + 2] = [parts[i] + parts[i + 1]]
-        if len(parts) > 1 and not whole:
-            raise DataError(f"no merges lead to the token {token!r}, and tiktoken would use it")
-
-
-def _normalizer(spec) -> bool:
-    """Whether texts are brought to NFC; any other normalizer is refused."""
-    steps = [] if spec is None else spec["normalizers"] if spec["type"] == "Sequence" else [spec]
-    for step in steps:
-        if step["type"] != "NFC":
-            raise DataError(f"a {step['type']} normalizer; only NFC is applied here")
-    return bool(steps)
-
-
-def _split(spec) -> str:
-    """The pattern that splits a text, out of the file's pre_tokenizer."""
-    steps = [] if spec is None else spec["pretokenizers"] if spec["type"] == "Sequence" else [spec]
-    if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1].get("add_prefix_space", True):
-        raise DataError("the pre-tokenizer must end in ByteLevel without add_prefix_space")
-    *before, level = steps
-    use_regex = level.get("use_regex", True)
-    if not before and use_regex:
-        return GPT2_SPLIT
-    if len(before) == 1 and before[0]["type"] == "Digits" and before[0].get("individual_digits") and use_regex:
-        return SMOLLM2_SPLIT
-    if len(before) == 1 and before[0]["type"] == "Split" and not use_regex:
-        step = before[0]
-        pattern = step["pattern"].get("Regex")
-        how = (step["behavior"], step.get("invert", False))
-        if how == ("Isolated", False) or how == ("Removed", True):  # the same, for a pattern that covers any text
-            if pattern in (GPT2_SPLIT, LLAMA3_SPLIT, QWEN2_SPLIT):
-                return pattern
-            raise DataError(f"splits a text by {pattern!r}, which is not known to give tiktoken's pieces")
-    raise DataError(f"splits a text by {' and '.join(s['type'] for s in steps)} in a way that is not known here")
-
-
-def _bos(spec) -> list[int]:
-    """ids that the post-processor puts in front of a text; one that does more is refused."""
-    steps = [] if spec is None else spec["processors"] if spec["type"] == "Sequence" else [spec]
-    bos = []
-    for step in steps:
-        if step["type"] == "ByteLevel":
-            continue  # offsets only
-        if step["type"] != "TemplateProcessing":
-            raise DataError(f"a {step['type']} post-processor is not known here")
-        *front, text = step["single"]
-        if "Sequence" not in text or any("SpecialToken" not in x for x in front):
-            raise DataError("its post-processor puts something behind a text, where the answer would begin")
-        bos += [i for x in front for i in step["special_tokens"][x["SpecialToken"]["id"]]["ids"]]
-    return bos
+        raise DataError(f"vocab.json and merges.txt do not say how a {kind} splits a text; copy its tokenizer.json too")
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    )
+    byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "GPT2Tokenizer")
+    backend.pre_tokenizer = byte_level
+    if kind == "Qwen2Tokenizer":
+        split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(QWEN2_SPLIT), "isolated")
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, byte_level])
+        backend.normalizer = tokenizers.normalizers.NFC()
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    added = config.get("added_tokens_decoder") or {"": {"content": "<|endoftext|>", "special": True}}
+    for i, token in sorted(added.items(), key=lambda item: int(item[0] or 0)):
+        special = token.get("special", False)
+        backend.add_tokens([tokenizers.AddedToken(token["content"], special=special, normalized=token.get("normalized", not special))])
+        if i and backend.token_to_id(token["content"]) != int(i):
+            raise DataError(f"the added token {token['content']!r} cannot get the id {i}; copy the tokenizer.json too")
+    return backend
 
 
 # ------------------------------------------------------------------ chat templates
 
-
-def token_text(token) -> str | None:
-    """A token in tokenizer_config.json: its text, or an object that holds it."""
-    return token["content"] if isinstance(token, dict) else token
+STAND_IN = ("Qproblem5Q", "Qanswer6Q", "Qinstruction7Q")  # one word each, in no template
 
 
 @dataclass
 class Turns:
-    """How a model is spoken to: the three of Task's fields that depend on the model."""
+    """Token ids that the chat template puts around the problem and the instruction."""
 
-    encode: Callable[[str], list[int]]  # a problem's text -> x1, with what precedes and follows it
-    instruction: list[int]  # what stands between the EOS of y1 and y2, p1 in its midst
-    eos: int  # what ends an answer
+    encode: Callable[[str], list[int]]  # a problem -> x1
+    instruction: list[int]  # between the stop of y1 and y2, with p1 in the middle
+    stops: list[int]  # each of these ids ends an answer; the first is the template's
+    close: list[int]  # ends an answer that was cut at the length limit
+    note: str = ""  # how the template would write a dialogue differently
+
+    @property
+    def eos(self) -> int:
+        return self.stops[0]
 
 
 def wrap_turns(folder, tokenizer: Tokenizer, instruction: str) -> Turns:
-    """The two turns in the words of the model's own chat template; plain text for a model without.
+    """Return the token ids around two turns, by the model's chat template; plain text for a model without one.
 
-    instruction: p1. The template is rendered once, around stand-ins for the problem, the answer and p1.
-    What surrounds a stand-in is cut at the nearest added tokens: these are ids, and what lies between is
-    tokenised together with the problem (a newline may merge with its first character), as ordinary text,
-    in which the spelling of a special token stays text. The answer's sampled ids are never touched.
-    Raises DataError for a template that does not write a dialogue as a continuation of its prompt.
+    The template is rendered once, with stand-ins for the problem, the answer and the instruction. The sampled ids of
+    the answer are never touched: only what the template writes *after* the answer is taken. If the template would
+    write the answer or the text before it differently in a later turn, `note` says so.
+    Raises DataError for a template that does not show both turns.
     """
     folder = Path(folder)
-    path = folder / "tokenizer_config.json"
-    config = _read_json(path) if path.exists() else {}
-    try:
-        template = _chat_template(folder, config)
-        if template is None:
-            return _plain_turns(tokenizer, token_text(config.get("eos_token")) or "<|endoftext|>", instruction)
-        prompt, dialogue, strip = _render(template, config)
-    except (jinja2.TemplateError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path}: the chat template fails on two turns: {type(error).__name__}: {error}") from None
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    behind = dialogue[len(prompt) + len(STAND_IN[1]) :]
-    end = next((t for t in tokenizer.added if behind.startswith(t.text)), None)
-    if end is None:
-        raise DataError(f"{path}: the chat template writes {behind[:20]!r} behind an answer, which is no single token")
-    trim = str.strip if strip else str
-    around = _pieces(tokenizer, prompt, STAND_IN[0])
-    asked = _pieces(tokenizer, behind[len(end.text) :], STAND_IN[2])
-    return Turns(lambda text: _fill(tokenizer, around, trim(text)), _fill(tokenizer, asked, trim(instruction)), end.id)
+    path, special = folder / "tokenizer_config.json", special_tokens(folder)
+    template = chat_template(folder)
+    stops = end_tokens(folder, tokenizer, special)
+    if template is None:
+        if not stops:
+            raise DataError(f"{path}: no eos_token of this tokenizer: nothing would end an answer; add it")
+        question, after, trim, note = STAND_IN[0], STAND_IN[2], str, ""
+        bos = tokenizer.bos
+    else:
+        try:
+            question, after, trim, note = render_turns(template, special)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        except Exception as error:  # a template is a program, and may raise anything
+            raise DataError(f"{path}: the chat template fails on two turns: {type(error).__name__}: {error}") from None
+        end = tokenizer.special_pattern.match(after.lstrip())
+        if end:
+            stops = [tokenizer.backend.token_to_id(end[0]), *stops]
+            if after != after.lstrip():
+                note = note or "white space after an answer"
+            after = after.lstrip()[end.end() :]
+            if tokenizer.special[end[0]].rstrip:
+                after = after.lstrip()
+        elif not stops:
+            raise DataError(f"{path}: the chat template writes {after[:20]!r} after an answer, and there is no eos_token: "
+                            "nothing would end an answer; add it")  # fmt: skip
+        else:
+            note = note or "no end token after an answer"
+        bos = []
+    stops = list(dict.fromkeys(stops))
+    encode = around(tokenizer, *question.split(STAND_IN[0]), inside=bool(bos))
+    encode_instruction = around(tokenizer, *after.split(STAND_IN[2]), inside=True)
+    if note:
+        note = f"{path}: in an earlier turn the chat template writes {note}; sampled answers stay as they are"
+    return Turns(lambda text: bos + encode(trim(text)), encode_instruction(trim(instruction)), stops, stops[:1], note)
 
 
-def _plain_turns(tokenizer: Tokenizer, eos: str, instruction: str) -> Turns:
-    end = next((t for t in tokenizer.added if t.text == eos), None)
-    if end is None:
-        raise DataError(f"eos_token {eos!r} is no token of this tokenizer; nothing would end an answer")
-    return Turns(
-        lambda text: tokenizer.bos + tokenizer.encode_ordinary(text), tokenizer.encode_ordinary(instruction), end.id
-    )
+def around(tokenizer: Tokenizer, before: str, after: str, inside: bool) -> Callable[[str], list[int]]:
+    """Return a function: text -> ids of before + text + after, where only the template's special tokens are tokens.
+
+    The template is cut at its special tokens next to the text. What lies between is encoded together with the text,
+    because a newline may merge with the first character. inside: whether tokens come before.
+    """
+    matches = list(tokenizer.special_pattern.finditer(before))
+    cut = matches[-1].end() if matches else 0
+    strip_left = bool(matches) and tokenizer.special[matches[-1][0]].rstrip  # such a token takes the spaces after it
+    match = tokenizer.special_pattern.search(after)
+    stop = match.start() if match else len(after)
+    strip_right = match is not None and tokenizer.special[match[0]].lstrip
+    head = tokenizer.encode(before[:cut], special=True, inside=inside)
+    tail = tokenizer.encode(after[stop:], special=True, inside=True)
+
+    def encode(text: str) -> list[int]:
+        middle = before[cut:] + text + after[:stop]
+        middle = middle.lstrip() if strip_left else middle
+        middle = middle.rstrip() if strip_right else middle
+        return head + tokenizer.encode(middle, inside=inside or cut > 0) + tail
+
+    return encode
 
 
-STAND_IN = ("Qproblem5Q", "Qanswer6Q", "Qinstruction7Q")  # one word each, in no template
+def special_tokens(folder: Path) -> dict[str, str]:
+    """Return eos_token, bos_token, … of special_tokens_map.json and tokenizer_config.json."""
+    special = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        config = read_json(folder / name, DataError) if (folder / name).exists() else {}
+        for key, token in config.items():
+            text = token.get("content") if isinstance(token, dict) else token
+            if key.endswith("_token") and isinstance(text, str):
+                special[key] = text
+    return special
 
 
-def _chat_template(folder: Path, config: dict) -> str | None:
-    """The template's text; newer folders have it in a file of its own."""
+def end_tokens(folder: Path, tokenizer: Tokenizer, special: dict[str, str]) -> list[int]:
+    """Return the ids that end an answer: eos_token, and eos_token_id (a number or a list) of generation_config.json."""
+    path = folder / "generation_config.json"
+    ids = read_json(path, DataError).get("eos_token_id") if path.exists() else None
+    ids = ids if isinstance(ids, list) else [ids]
+    if not all(i is None or type(i) is int for i in ids):
+        raise DataError(f"{path}: eos_token_id is {ids}, but must be a number or a list of numbers")
+    ids = [tokenizer.backend.token_to_id(special.get("eos_token", "")), *ids]
+    return [i for i in ids if i is not None and 0 <= i < tokenizer.n_vocab]
+
+
+def chat_template(folder: Path) -> str | None:
+    """Return the text of the chat template; newer folders have it in a file of its own."""
     if (folder / "chat_template.jinja").exists():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    template = config.get("chat_template")
+    path = folder / "tokenizer_config.json"
+    template = read_json(path, DataError).get("chat_template") if path.exists() else None
     if isinstance(template, list):  # several, by name
-        template = {t["name"]: t["template"] for t in template}.get("default")
+        template = {t.get("name"): t.get("template") for t in template}.get("default")
     return template
 
 
-def _render(template: str, config: dict) -> tuple[str, str, bool]:
-    """The prompt of turn 1, the dialogue up to turn 2, both with stand-ins; whether messages are stripped."""
+class GenerationTag(jinja2.ext.Extension):
+    """{% generation %} … {% endgeneration %} marks the tokens of an answer for training; it writes nothing."""
+
+    tags = {"generation"}
+
+    def parse(self, parser):
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def render_turns(template: str, special: dict[str, str]) -> tuple[str, str, Callable[[str], str], str]:
+    """Render two turns with stand-ins.
+
+    Returns the prompt of turn 1; what follows the first answer, up to the second; how the template strips a message;
+    and how it rewrites an earlier turn ("" if it does not).
+    """
 
     def fail(message):
         raise jinja2.TemplateError(message)
 
-    # A template is a program out of a downloaded folder: in the sandbox it reads its arguments and no more.
-    # No clock among them (`strftime_now`): a prompt of today must be one of tomorrow.
-    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    # A template is a program from a downloaded folder: the sandbox lets it read its arguments and no more.
+    env = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, "jinja2.ext.loopcontrols"]
+    )
     env.globals["raise_exception"] = fail
-    env.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
+    env.globals["strftime_now"] = datetime.date(2025, 1, 1).strftime  # a constant: prompts must not change over night
+    env.filters["tojson"] = lambda x, ensure_ascii=False, **how: json.dumps(x, ensure_ascii=ensure_ascii, **how)
     compiled = env.from_string(template)
-    specials = {k: token_text(v) for k, v in config.items() if k.endswith("_token") and v}
 
     def render(*texts):
-        messages = [{"role": role, "content": x} for role, x in zip(("user", "assistant", "user"), texts)]
-        # `tools` and `documents` as `transformers` passes them: some templates ask whether they are none
-        return compiled.render(messages=messages, tools=None, documents=None, add_generation_prompt=True, **specials)
+        messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), texts)]
+        # tools and documents as `transformers` passes them: some templates ask whether they are none
+        return compiled.render(messages=messages, tools=None, documents=None, add_generation_prompt=True, **special)
 
-    prompt, dialogue = render(STAND_IN[0]), render(*STAND_IN)
-    if prompt.count(STAND_IN[0]) != 1 or not dialogue.startswith(prompt + STAND_IN[1]) or dialogue.count(STAND_IN[2]) != 1:
-        raise DataError("the chat template's second turn does not go on from its first: sampled ids could not stay as they are")
-    spaced = render(f" {STAND_IN[0]}\n")
-    if spaced not in (prompt, prompt.replace(STAND_IN[0], f" {STAND_IN[0]}\n")):
+    problem, answer, instruction = STAND_IN
+    prompt, dialogue = render(problem), render(*STAND_IN)
+    past, _, after = dialogue.partition(answer)
+    if prompt.count(problem) != 1 or past.count(problem) != 1 or after.count(instruction) != 1:
+        raise DataError("the chat template does not show the problem, the answer and the instruction in this order")
+    spaced = render(f" {problem}\n")
+    for trim in (str, str.strip, str.lstrip, str.rstrip):
+        if spaced == prompt.replace(problem, trim(f" {problem}\n")):
+            break
+    else:
         raise DataError("the chat template changes the text of a message")
-    return prompt, dialogue, spaced == prompt
-
-
-def _pieces(tokenizer: Tokenizer, text: str, stand_in: str) -> tuple[list[int], str, str, list[int]]:
-    """A rendered text as ids, ordinary text, [the stand-in], ordinary text, ids."""
-    before, after = text.split(stand_in)
-    words = "|".join(re.escape(t.text) for t in sorted(tokenizer.added, key=lambda t: -len(t.text)) if t.special)
-    found = list(re.finditer(words, before)) if words else []
-    cut = found[-1].end() if found else 0
-    match = re.search(words, after) if words else None
-    stop = match.start() if match else len(after)
-    ids = [tokenizer.encode(x, allowed_special="all") for x in (before[:cut], after[stop:])]
-    return ids[0], before[cut:], after[:stop], ids[1]
-
-
-def _fill(tokenizer: Tokenizer, pieces, text: str) -> list[int]:
-    head, left, right, tail = pieces
-    return head + tokenizer.encode_ordinary(left + text + right) + tail
+    note = "" if past == prompt else "the text before an answer differently"
+    thought = f"<think>\nyes\n</think>\n\n{answer}"
+    if thought not in render(problem, thought, instruction):
+        note = "answers without what they think between <think> and </think>"
+    return prompt, after, trim, note

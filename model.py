@@ -1,23 +1,24 @@
 """The policy: one GPT, the same code at 350 thousand parameters and at 7 billion.
 
-Pre-norm blocks with RMSNorm, rotary positions (RoPE), grouped-query attention and SwiGLU: the
-architecture that Llama, Mistral, SmolLM2, Qwen2 and Qwen3 share, with the three switches in which
-they differ (q/k/v bias, q/k norm, tied head). Names follow GPT-2 (`wte`, `c_proj`).
+Pre-norm blocks with RMSNorm, rotary positions (RoPE), grouped-query attention (GQA) and SwiGLU. Llama, Mistral,
+SmolLM2, Qwen2, Qwen3 and dense Granite 3 share this architecture. They differ in three switches: a bias on q, k and v,
+a norm on q and k, and a head that is tied to the embedding. Names follow GPT-2 (`wte`, `c_proj`).
 
-Every batch in this project is padded on the *right*, and a token's cache slot is its position.
-So a row's padding stands behind all its tokens, causal attention never looks at it, and what
-padding writes into the cache is overwritten by the real token of that position before anything
-reads it. There is no left padding, no padding mask, and no position bookkeeping anywhere else.
+Every batch in this project is padded on the *right*, and a token's cache slot is its position. Padding therefore comes
+after all tokens of its row, and causal attention never reads it. The cache entry of a padding token is overwritten by
+the real token of that position before it is read. So there is no left padding and no padding mask.
 
-What is not here: dropout (SCoRe uses none, and with it the sampler and the loss would disagree
-about the policy), learned positions, mixture of experts, sliding windows. `GPT.from_hf` refuses
-files that ask for them, or for anything else that this architecture does not compute.
+Not covered: dropout (with it, sampler and loss would disagree about the policy), learned positions, mixture of experts
+and sliding windows. `GPT.from_hf` refuses every file that asks for something that this GPT does not compute.
 """
 
+import dataclasses
+import importlib
 import json
 import math
 import os
 import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,14 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
+
+
+class UserError(Exception):
+    """Something that the user can fix; its text is one line that says what and how."""
+
+
+class WeightsError(UserError):
+    """A folder that cannot be loaded as a model, or cannot be written."""
 
 
 @dataclass
@@ -37,7 +46,7 @@ class GPTConfig:
     n_kv_head: int = 4  # fewer than n_head: grouped-query attention
     n_embd: int = 96
     head_dim: int = 24
-    n_ff: int = 256  # width of the SwiGLU's inner layer
+    n_ff: int = 256  # inner width of the SwiGLU
     n_ctx: int = 256  # longest sequence, in tokens
     rope_theta: float = 10000.0
     norm_eps: float = 1e-6
@@ -46,13 +55,14 @@ class GPTConfig:
     tied_head: bool = True  # the head is the embedding, transposed
     # Llama 3's: (factor, low_freq_factor, high_freq_factor, original context); see `rope_angles`
     rope_scaling: tuple[float, float, float, float] | None = None
+    n_tokens: int | None = None  # ids from here on only pad the embedding: no logits for them
 
 
 class KVCache:
     """Keys and values of every layer; slot j of a row holds the token at position j.
 
-    k, v: (n_layer, B, n_kv_head, S, head_dim). Rows can be copied and dropped, which is all that
-    the sampler needs: one problem's cache becomes K rollouts', finished rows go.
+    k, v: (n_layer, B, n_kv_head, S, head_dim). The sampler only needs to copy and to drop rows: it copies one
+    problem's cache for K rollouts, and it drops finished rows.
     """
 
     def __init__(self, k: torch.Tensor, v: torch.Tensor):
@@ -60,31 +70,32 @@ class KVCache:
 
     @classmethod
     def empty(cls, model: "GPT", rows: int, slots: int) -> "KVCache":
+        """Allocate a cache of zeros in the dtype and on the device of the model."""
         c, w = model.config, model.wte.weight
         shape = (c.n_layer, rows, c.n_kv_head, slots, c.head_dim)
         return cls(w.new_zeros(shape), w.new_zeros(shape))
 
     def rows(self, index: torch.Tensor) -> "KVCache":
-        """A copy that holds row index[i] as its row i; an index may occur more than once."""
+        """Return a copy whose row i is row index[i]; an index may occur more than once."""
         return KVCache(self.k[:, index], self.v[:, index])
 
     def put_rows(self, index: torch.Tensor, other: "KVCache") -> None:
-        """Writes row i of `other` over row index[i]."""
+        """Overwrite row index[i] with row i of `other`."""
         self.k[:, index], self.v[:, index] = other.k, other.v
 
 
 def rope_angles(config: GPTConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and ∓sin of position x frequency, each (n_ctx, head_dim), float32 whatever the weights.
+    """Return cos and ∓sin of position times frequency, each (n_ctx, head_dim), always in float32.
 
-    Half-split, as in Hugging Face's files: dimension i turns with i + head_dim/2,
-    x[i]·cos − x[i + half]·sin and x[i + half]·cos + x[i]·sin; the minus is in the first half of sin.
+    The layout is half-split, as in Hugging Face's files: dimension i is paired with i + head_dim/2.
+    The rotation is x[i]·cos − x[i + half]·sin and x[i + half]·cos + x[i]·sin. The first half of sin carries the minus.
 
-    Llama 3 was first trained on short contexts. Its scaling slows down, `factor` times, the pairs that
-    turn less than `low` times in that context, leaves those that turn more than `high` times, which
-    tell near tokens apart, and goes from one to the other linearly in the number of turns.
+    Llama 3 was first trained on short contexts. Its scaling divides the frequency of a pair by `factor` if the pair
+    turns less than `low` times in that context. Pairs that turn more than `high` times stay as they are.
+    In between, the frequency is interpolated linearly in the number of turns.
     """
     half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    frequency = config.rope_theta**-half  # (head_dim/2,), radians a token
+    frequency = config.rope_theta**-half  # (head_dim/2,), radians per token
     if config.rope_scaling is not None:
         factor, low, high, context = config.rope_scaling
         turns = context * frequency / (2 * math.pi)
@@ -96,12 +107,12 @@ def rope_angles(config: GPTConfig) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """RoPE: turns each pair (x[i], x[i + head_dim/2]) by its angle. x: (B, n, T, head_dim)."""
+    """Apply RoPE: rotate each pair (x[i], x[i + head_dim/2]) by its angle. x: (B, n, T, head_dim)."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin).to(x.dtype)
 
 
 class Attention(nn.Module):
-    """Grouped-query causal attention with rotary positions, over the cache if there is one. (B, T, C) -> (B, T, C)"""
+    """Causal GQA with rotary positions, over the cache if there is one. (B, T, C) -> (B, T, C)"""
 
     def __init__(self, c: GPTConfig):
         super().__init__()
@@ -120,23 +131,22 @@ class Attention(nn.Module):
             qk = torch.cat([self.q_norm(q), self.k_norm(k)], dim=1)
         q, k = rotate(qk, cos, sin).split([self.n_head, self.n_kv_head], dim=1)
         if write is not None:
-            k, v = write(k, v)  # (B, nkv, S, hd): everything this row has said so far
+            k, v = write(k, v)  # (B, nkv, S, hd): all tokens of the row so far
         gqa = self.n_head != self.n_kv_head
         if gqa and mask is not None:
-            # Over the cache, the heads that share a key are as many queries to it: nothing is repeated to read it, and
-            # the kernels for a mask, which know no groups, can do it.
+            # Masked SDPA kernels lack GQA. So the query heads of each KV head are folded into the query length:
+            # nothing is repeated, and a fused kernel can still be used.
             group = mask if T == 1 else mask.repeat(1, 1, self.n_head // self.n_kv_head, 1)  # (B, 1, group·T, S)
-            y = F.scaled_dot_product_attention(q.reshape(B, self.n_kv_head, -1, self.head_dim), k, v, attn_mask=group)
+            q = q.reshape(B, self.n_kv_head, -1, self.head_dim)  # (B, nkv, group·T, hd)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=group)
             y = y.reshape(B, self.n_head, T, self.head_dim)
         else:
-            y = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=gqa
-            )  # (B, nh, T, hd)
-        return self.c_proj(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=gqa)
+        return self.c_proj(y.transpose(1, 2).reshape(B, T, -1))  # (B, nh, T, hd) -> (B, T, C)
 
 
 class MLP(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x)), gate and up in one matrix."""
+    """SwiGLU: down(silu(gate(x)) * up(x)), gate and up in one matrix. (B, T, C) -> (B, T, C)"""
 
     def __init__(self, c: GPTConfig):
         super().__init__()
@@ -149,7 +159,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind its norm and added to what came in. (B, T, C) -> (B, T, C)"""
+    """Attention and MLP, each with a norm before it and a residual connection around it. (B, T, C) -> (B, T, C)"""
 
     def __init__(self, c: GPTConfig):
         super().__init__()
@@ -162,24 +172,32 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The model: `model(ids)` are logits (B, T, V); `hidden` stops before the head, and takes positions and a cache."""
+    """The model: `model(ids)` returns logits; `hidden` stops before the head, and `logits` is the head."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config
-        self.checkpointing = False  # in training, blocks keep their input only, and compute the rest again
+        self.compiled = False  # see compile_blocks
+        self.checkpointing = False  # activation checkpointing: blocks recompute their activations in backward
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.RMSNorm(config.n_embd, config.norm_eps)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self._tie_and_turn()
+        self.tie_head_and_build_rope()
         self.apply(self._init)
         for name, p in self.named_parameters():  # GPT-2: the residual stream's variance stays 1
             if name.endswith("c_proj.weight"):
                 p.data.mul_((2 * config.n_layer) ** -0.5)
 
-    def _tie_and_turn(self):
-        """What is no weight of its own: the tied head, and the tables of RoPE."""
+    @staticmethod
+    def _init(m):
+        if isinstance(m, (nn.Linear, nn.Embedding)):
+            # GPT-2's 0.02 is about width**-0.5 at its width of 768 and more; at width 96 it is five times too small
+            nn.init.normal_(m.weight, std=m.weight.shape[1] ** -0.5)
+        if isinstance(m, nn.Linear) and m.bias is not None:
+            nn.init.zeros_(m.bias)
+
+    def tie_head_and_build_rope(self):
         if self.config.tied_head:
             self.lm_head.weight = self.wte.weight
         for name, table in zip(("cos", "sin"), rope_angles(self.config)):
@@ -187,85 +205,54 @@ class GPT(nn.Module):
 
     @classmethod
     def empty(cls, config: GPTConfig, dtype: torch.dtype = torch.float32, device="cpu") -> "GPT":
-        """A model whose weights are still to be written: nothing is initialised in vain."""
+        """Return a model with uninitialised weights, for weights that are about to be loaded."""
         with torch.device("meta"):  # shapes only
             model = cls(config).to(dtype)
         model.to_empty(device=device)
-        model._tie_and_turn()  # to_empty made two parameters of one, and the angles stay float32
+        model.tie_head_and_build_rope()  # to_empty breaks the tie; the RoPE tables must stay float32
         return model
 
     @classmethod
-    def from_hf(cls, folder, dtype: torch.dtype | None = None, n_ctx: int | None = None, device="cpu") -> "GPT":
-        """The model of a Hugging Face folder: Llama 2/3, Mistral, SmolLM2, Qwen2/2.5 or Qwen3.
-
-        Reads config.json and *.safetensors. dtype: of the weights, None for the file's own; for training,
-        torch.float32 (a step of 1e-5 rounds away in bf16). n_ctx: a shorter context than the file's, for
-        which the tables of RoPE are made. The embedding may have more rows than the tokenizer has ids
-        (it is padded to a multiple of 64 or 128). They stay, so that the model can be saved
-        unchanged; `rollout.sample(vocab=tokenizer.n_vocab)` never draws them.
-        Raises WeightsError for a damaged file, and for anything that this GPT would compute otherwise.
-        """
-        config = config_from_hf(folder, n_ctx)
-        tensors = read_folder(folder)
-        if dtype is None:
-            kinds = {t.dtype for t in tensors.values()}
-            if len(kinds) != 1:
-                raise WeightsError(f"{folder}: tensors of {len(kinds)} types ({sorted(map(str, kinds))}); say which with dtype=")
-            dtype = kinds.pop()
-        model = cls.empty(config, dtype, device)
-        ours = hf_tensors(model)
-        if config.tied_head and "lm_head.weight" in tensors:  # some files hold it all the same
-            if not torch.equal(tensors.pop("lm_head.weight"), tensors.get("model.embed_tokens.weight")):
-                raise WeightsError(f"{folder}: tie_word_embeddings is true, and lm_head.weight is not the embedding")
-        for problem, names in (("lacks", ours.keys() - tensors.keys()), ("has unknown", tensors.keys() - ours.keys())):
-            if names:
-                raise WeightsError(f"{folder}: {problem} {len(names)} tensor(s), {sorted(names)[0]} among them; not the weights of its config.json")
-        for name, parameter in ours.items():
-            if tensors[name].shape != parameter.shape:
-                raise WeightsError(f"{folder}: {name} is {tuple(tensors[name].shape)}, and config.json makes it {tuple(parameter.shape)}")
-            parameter.copy_(tensors[name])  # from the memory map straight to its place
+    def with_weights(cls, config: GPTConfig, weights: dict) -> "GPT":
+        """Return a model that computes with these tensors, which are not copied."""
+        with torch.device("meta"):
+            model = cls(config)
+        model.load_state_dict(weights, assign=True)
+        model.tie_head_and_build_rope()
         return model
 
     @torch.no_grad()
     def copy(self, dtype: torch.dtype | None = None) -> "GPT":
-        """A model of its own with these weights, in `dtype`; RoPE's tables stay float32."""
+        """Return an independent copy in `dtype`; the RoPE tables stay float32."""
         twin = GPT.empty(self.config, dtype or self.wte.weight.dtype, self.wte.weight.device)
         twin.load_state_dict(self.state_dict())
         return twin
 
     def compile_blocks(self) -> "GPT":
-        """From here on the blocks run as torch.compile makes them; needs a C++ compiler, or Triton on a GPU. Returns self.
+        """Compile the blocks with torch.compile (needs a C++ compiler, or Triton on a GPU). Returns self.
 
-        What stands between two matrix products (norms, RoPE, writing to the cache, SwiGLU) becomes a kernel or two, which
-        read and write their numbers once. All blocks, of all models, share the code, which is made where a kind of
-        call comes for the first time: training, a prompt, one token, one row, with or without gradients. `dynamic`: not
-        for each length and number of rows. Left to itself torch gives up behind the eighth kind.
+        `dynamic=True` avoids a recompile per shape. All blocks share the compiled code. Training, prefill and decoding,
+        with and without gradients, compile once each; together they exceed the default limit of 8.
         """
+        torch._dynamo.config.recompile_limit = 64
         for block in self.h:
-            block.compile(dynamic=True, recompile_limit=64)
+            block.compile(dynamic=True)
+        self.compiled = True
         return self
 
-    @staticmethod
-    def _init(m):
-        if isinstance(m, (nn.Linear, nn.Embedding)):
-            # GPT-2's 0.02 is this at its width, 768 or more; at width 96 it is five times too small
-            nn.init.normal_(m.weight, std=m.weight.shape[1] ** -0.5)
-        if isinstance(m, nn.Linear) and m.bias is not None:
-            nn.init.zeros_(m.bias)
-
     def hidden(self, ids, pos=None, cache=None, filled=None):
-        """The final hidden states, (B, T, C); `forward` says what the arguments are."""
+        """Return the final hidden states (B, T, C); `forward` documents the arguments."""
         B, T = ids.shape
         write, mask = None, None
-        if cache is None:  # training: row positions are 0..T-1, attention is causal
+        if cache is None:  # training: positions are 0..T-1, attention is causal
             assert T <= self.config.n_ctx, f"{T} tokens do not fit n_ctx = {self.config.n_ctx}"
             cos, sin = self.cos[:T], self.sin[:T]  # (T, hd)
         else:
             filled = cache.k.shape[3] if filled is None else filled
             cos, sin = self.cos[pos][:, None], self.sin[pos][:, None]  # (B, 1, T, hd)
             slots = torch.arange(filled, device=ids.device)
-            if filled > T:  # else each row stands at 0..T-1, and attention is causal as without a cache
-                mask = (slots <= pos[:, :, None])[:, None]  # (B, 1, T, S): not is_causal, see forward
+            if filled > T:  # otherwise each row stands at 0..T-1, and plain causal attention is right
+                mask = (slots <= pos[:, :, None])[:, None]  # (B, 1, T, S)
             rows = torch.arange(B, device=ids.device)[:, None]  # (B, 1)
         x = self.wte(ids)  # (B, T, C)
         for i, block in enumerate(self.h):
@@ -282,310 +269,438 @@ class GPT(nn.Module):
                 x = block(x, cos, sin, write, mask)
         return self.ln_f(x)
 
-    def forward(self, ids, pos=None, cache=None, filled=None):
-        """Logits of the next token.
+    def logits(self, h):
+        """Return the logits of hidden states h: (..., C) -> (..., n_tokens).
 
-        ids (B, T); without a cache, T tokens from position 0 on. With a cache, pos (B, T) holds
-        each token's own position: rows may stand at different lengths, and T may be 1 (decoding)
-        or more (a prompt, or an instruction behind an answer: there a query may see every filled
-        slot up to its own position, which is why the mask comes from `pos` and not from
-        `is_causal`). `filled`: attention reads that many slots only; at least max(pos) + 1.
-        Returns (B, T, vocab_size).
+        This is the only place that crops ids that cannot be drawn: an embedding is often padded to a multiple of 64.
         """
-        return self.lm_head(self.hidden(ids, pos, cache, filled))
+        logits = self.lm_head(h)
+        return logits if self.config.n_tokens is None else logits[..., : self.config.n_tokens]
+
+    def forward(self, ids, pos=None, cache=None, filled=None):
+        """Return the logits of the next token, (B, T, n_tokens or else vocab_size).
+
+        ids: (B, T). Without a cache, the T tokens start at position 0. With a cache, pos (B, T) holds the position of
+        each token: rows may have different lengths. T is 1 in decoding, and more for a prompt or an instruction.
+        An instruction continues a filled cache: there each query sees all slots up to its own position. That is why the
+        mask is built from `pos` and `is_causal` would be wrong. filled: read only the first `filled` slots of the
+        cache; at least max(pos) + 1.
+        """
+        return self.logits(self.hidden(ids, pos, cache, filled))
+
+    @classmethod
+    @torch.no_grad()
+    def from_hf(cls, folder, dtype=None, n_ctx=None, device="cpu", n_tokens=None) -> "GPT":
+        """Load the model of a Hugging Face folder: Llama 2/3, Mistral, SmolLM2, Qwen2/2.5, Qwen3 or dense Granite 3.
+
+        dtype: of the weights; None keeps the file's own. Train in torch.float32: a step of 1e-5 rounds away in bf16.
+        n_ctx: a shorter context than the file's. n_tokens: the tokenizer's size; padding ids after it get no logits.
+        Raises WeightsError for a damaged file, and for a config that this GPT would compute differently.
+        """
+        config = config_from_hf(folder, n_ctx)
+        if n_tokens is not None and n_tokens > config.vocab_size:
+            raise WeightsError(f"{folder}: the tokenizer has {n_tokens} tokens, but the model only {config.vocab_size}; "
+                               "copy both from the same model")  # fmt: skip
+        if n_tokens != config.vocab_size:
+            config.n_tokens = n_tokens
+        tensors = read_weights(folder)
+        dtypes = {t.dtype for t in tensors.values()}
+        if not all(kind.is_floating_point and kind.itemsize > 1 for kind in dtypes) or (dtype is None and len(dtypes) > 1):
+            raise WeightsError(f"{folder}: has tensors of type {', '.join(sorted(map(str, dtypes)))}; "
+                               "convert them to one of float32, float16, bfloat16")  # fmt: skip
+        model = cls.empty(config, dtype or dtypes.pop(), device)
+        parameters = hf_tensors(model)
+        check_names(folder, config, parameters, tensors)
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])  # from the memory map straight into place
+            if not parameter.isfinite().all():
+                raise WeightsError(f"{folder}: {name} holds a value that is not finite; copy the file again")
+        hf = read_json(Path(folder) / "config.json")
+        if hf["model_type"] == "granite":
+            fold_granite(model, hf)
+        return model
 
 
-# ------------------------------------------------------------------ Hugging Face folders: the files
+# ------------------------------------------------------------------ checkpoints
 
 
-class WeightsError(Exception):
-    """A folder that cannot be used as a model, or not written; the text is one line with the reason."""
+def write_file(path, content: bytes) -> None:
+    """Write a file atomically; UserError if it cannot be written."""
+    _replace(Path(path), lambda f: f.write(content))
 
 
-SAFETENSORS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-COPIED = (  # beside the weights: what `transformers` and vLLM need to serve them, unchanged by training
+def save_checkpoint(state: dict, path) -> None:
+    """Write a checkpoint atomically. `load_model` needs state["config"], a dict of GPTConfig, and state["model"]."""
+    _replace(Path(path), lambda f: torch.save({**state, "format": "score-1"}, f))
+
+
+def _replace(path: Path, write_to) -> None:
+    """Write to a temporary name, flush to the disk, rename: a file under its final name is always complete."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as f:
+            write_to(f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full
+        temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be written ({reason}); nothing was overwritten") from error
+
+
+def load_checkpoint(path) -> dict:
+    """Load what `save_checkpoint` wrote; UserError for a missing, damaged or foreign file."""
+    try:
+        # torch.load checks no checksum: it would read a block of zeros, left by a crash, as weights
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"checksum of {damaged}")
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint; check the path, or train it first") from None
+    except Exception as error:  # a dozen types of exception, and each means that the bytes are no checkpoint
+        reason = (str(error) or type(error).__name__).splitlines()[0][:80]
+        raise UserError(f"{path}: damaged, or not a checkpoint ({reason}); remove it to train it again") from error
+    if not isinstance(state, dict) or state.get("format") != "score-1":
+        raise UserError(f"{path}: not a checkpoint of this program; give another file, or remove it")
+    return state
+
+
+def load_model(path) -> tuple[GPT, dict]:
+    """Load the model of a checkpoint; returns it with the whole state."""
+    state = load_checkpoint(path)
+    model = GPT.empty(GPTConfig(**state["config"]))
+    model.load_state_dict(state["model"])
+    return model, state
+
+
+# ------------------------------------------------------------------ Hugging Face folders: weights
+
+SHARD_BYTES = 5_000_000_000  # larger models are split into several files, as `transformers` does
+COPIED = (  # what `transformers` and vLLM need to serve the weights; training does not change these files
     "tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja", "generation_config.json", "tokenizer.model",
 )  # fmt: skip
 
 
-def read_json(path: Path) -> dict:
-    """The object in a JSON file; WeightsError where there is none."""
+def import_optional(name: str):
+    """Import a library that only Hugging Face folders need; UserError with the fix if it is missing."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file; give a folder with config.json and *.safetensors") from None
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise WeightsError(f"{path}: not JSON ({error}); copy the file again") from None
+        return importlib.import_module(name)
+    except ImportError:
+        package = name.partition(".")[0]
+        raise UserError(f"--model needs the package {package}: pip install -r requirements-hf.txt") from None
+
+
+def read_json(path, error=WeightsError) -> dict:
+    """Read the object in a JSON file; raises `error` for a missing or damaged file."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as reason:
+        raise error(f"{path}: {reason.strerror}; give a folder in the form of the Hugging Face hub") from None
+    except (ValueError, RecursionError) as reason:  # not JSON, not UTF-8, or nested too deep
+        raise error(f"{path}: not JSON ({str(reason)[:80]}); copy the file again") from None
     if not isinstance(value, dict):
-        raise WeightsError(f"{path}: JSON, but no object; copy the file again")
+        raise error(f"{path}: JSON, but not an object; copy the file again")
     return value
 
 
-def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of one file, each a view of the memory map: bytes are read when they are used.
-
-    The format: a u64 (little endian) N; N bytes of JSON, name -> {dtype, shape, data_offsets}; the
-    tensors' bytes, without gaps. Raises WeightsError where the file is anything else, half a download above all.
-    """
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file, and the index names it; copy it too") from None
-    try:
-        with open(path, "rb") as f:
-            n = int.from_bytes(f.read(8), "little")
-            if size < 8 or n > size - 8:
-                raise ValueError(f"the header would be {n} bytes, and the file has {size}")
-            header = json.loads(f.read(n))
-        if not isinstance(header, dict):
-            raise ValueError("the header is no JSON object")
-        header.pop("__metadata__", None)  # free text
-        # a private map: pages come from the file as they are touched, and go again without being written
-        data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)[8 + n :] if header else None
-        tensors, end = {}, 0
-        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            dtype, shape, (begin, stop) = SAFETENSORS.get(entry["dtype"]), entry["shape"], entry["data_offsets"]
-            if dtype is None:
-                raise ValueError(f"{name} is {entry['dtype']}; only {', '.join(SAFETENSORS)} can be read, no quantised weights")
-            if not all(isinstance(d, int) and d >= 0 for d in shape) or begin != end or stop - begin != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"{name}: bytes {begin} to {stop} do not fit shape {shape} behind byte {end}")
-            end = stop
-            if end > len(data):
-                raise ValueError(f"it ends {end - len(data)} bytes before {name} does")
-            raw = data[begin:stop]
-            if raw.storage_offset() % dtype.itemsize:  # the header's length decides; new files are aligned
-                raw = raw.clone()
-            tensors[name] = raw.view(dtype).view(shape)
-        if header and end != len(data):
-            raise ValueError(f"{len(data) - end} bytes too many")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # a wrong shape of JSON is one of the last three
-        raise WeightsError(f"{path}: damaged, or not safetensors ({error}); copy the file again") from None
-    return tensors
-
-
-def read_folder(folder) -> dict[str, torch.Tensor]:
-    """All tensors of a folder: model.safetensors, else the files of its index, else every *.safetensors.
-    Buffers that old files carry (the frequencies of RoPE) are left out: config.json says the same."""
+def read_weights(folder) -> dict[str, torch.Tensor]:
+    """Read model.safetensors, or all files of its index; each tensor is a view of the memory map."""
     folder = Path(folder)
+    safetensors = import_optional("safetensors")
     index = folder / "model.safetensors.index.json"
-    where = None
-    if (folder / "model.safetensors").exists():
-        paths = [folder / "model.safetensors"]
-    elif index.exists():
-        where = read_json(index).get("weight_map")
-        if not isinstance(where, dict) or not all(isinstance(f, str) and Path(f).name == f for f in where.values()):
-            raise WeightsError(f"{index}: no weight_map from tensors to files of this folder; copy the file again")
-        paths = [folder / name for name in sorted(set(where.values()))]
-    else:
-        paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
-        raise WeightsError(f"{folder}: no *.safetensors here; convert other formats with `transformers` first")
+    paths = [folder / "model.safetensors"]
+    names = set()
+    if not paths[0].exists() and index.exists():
+        files = read_json(index).get("weight_map")
+        if not isinstance(files, dict):
+            raise WeightsError(f"{index}: has no weight_map; copy the file again")
+        paths = [folder / str(file) for file in sorted(set(files.values()))]
+        names = set(files)
     tensors = {}
     for path in paths:
-        for name, tensor in read_safetensors(path).items():
-            if name in tensors or where is not None and where.get(name) != path.name:
-                raise WeightsError(f"{path}: {name} is in another file too, or not where the index says; copy the files again")
-            tensors[name] = tensor
-    missing = set(where or ()) - tensors.keys()
-    if missing:
-        raise WeightsError(f"{index}: names {sorted(missing)[0]}, and no file has it; copy the files again")
-    return {name: t for name, t in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                tensors |= {name: file.get_tensor(name) for name in file.keys()}
+        except OSError:
+            raise WeightsError(f"{path}: cannot be read; copy it from the hub, or convert the model to safetensors") from None
+        except safetensors.SafetensorError as error:
+            raise WeightsError(f"{path}: damaged, or not safetensors ({error}); copy the file again") from None
+    if names - tensors.keys():
+        raise WeightsError(f"{index}: names {min(names - tensors.keys())}, but no file has it; copy the files again")
+    # old files store the RoPE frequencies, which config.json defines already
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
+
+
+def check_names(folder, config: GPTConfig, parameters: dict, tensors: dict) -> None:
+    """Raise WeightsError unless the tensors of the folder are exactly the parameters; drop a head that is tied."""
+    if config.tied_head and "lm_head.weight" in tensors:  # some files store it nevertheless
+        if not torch.equal(tensors.pop("lm_head.weight"), tensors.get("model.embed_tokens.weight")):
+            raise WeightsError(f"{folder}: lm_head.weight is not the embedding, but config.json has "
+                               "tie_word_embeddings; set it to false")  # fmt: skip
+    for problem, names in (("lacks", parameters.keys() - tensors), ("has unknown", tensors.keys() - parameters)):
+        if names:
+            raise WeightsError(f"{folder}: {problem} {len(names)} tensor(s) such as {min(names)}; "
+                               "the weights do not belong to config.json")  # fmt: skip
+    for name, parameter in parameters.items():
+        if tensors[name].shape != parameter.shape:
+            raise WeightsError(f"{folder}: {name} is {tuple(tensors[name].shape)}, but config.json makes it "
+                               f"{tuple(parameter.shape)}")  # fmt: skip
 
 
 def hf_tensors(model: GPT) -> dict[str, torch.Tensor]:
-    """Every weight under its Hugging Face name, as a view: where to read it to, and to write it from.
+    """Return every weight under its Hugging Face name, as a view that can be read and written.
 
-    Ours merge what is multiplied by the same input; a slice of rows of the merged matrix is contiguous.
+    This GPT merges matrices that multiply the same input (q, k, v; gate and up). A slice of rows is contiguous.
     """
-    c, named = model.config, {"model.embed_tokens.weight": model.wte.weight, "model.norm.weight": model.ln_f.weight}
+    c = model.config
+    named = {"model.embed_tokens.weight": model.wte.weight, "model.norm.weight": model.ln_f.weight}
     if not c.tied_head:
         named["lm_head.weight"] = model.lm_head.weight
+    heads = [n * c.head_dim for n in (c.n_head, c.n_kv_head, c.n_kv_head)]  # rows of q, k, v
     for i, block in enumerate(model.h):
-        at, mlp, layer = block.attn, block.mlp, f"model.layers.{i}."
-        heads = [n * c.head_dim for n in (c.n_head, c.n_kv_head, c.n_kv_head)]
-        for kind, merged in (("weight", at.c_attn.weight), ("bias", at.c_attn.bias)):
+        layer, attn = f"model.layers.{i}.", block.attn
+        for kind, merged in (("weight", attn.c_attn.weight), ("bias", attn.c_attn.bias)):
             if merged is not None:
                 for x, part in zip("qkv", merged.detach().split(heads)):
                     named[f"{layer}self_attn.{x}_proj.{kind}"] = part
-        gate, up = mlp.c_fc.weight.detach().chunk(2)
-        named |= {
-            layer + "self_attn.o_proj.weight": at.c_proj.weight,
-            layer + "mlp.gate_proj.weight": gate,
-            layer + "mlp.up_proj.weight": up,
-            layer + "mlp.down_proj.weight": mlp.c_proj.weight,
-            layer + "input_layernorm.weight": block.ln_1.weight,
-            layer + "post_attention_layernorm.weight": block.ln_2.weight,
-        }
+        gate, up = block.mlp.c_fc.weight.detach().chunk(2)
+        named[layer + "mlp.gate_proj.weight"] = gate
+        named[layer + "mlp.up_proj.weight"] = up
+        named[layer + "mlp.down_proj.weight"] = block.mlp.c_proj.weight
+        named[layer + "self_attn.o_proj.weight"] = attn.c_proj.weight
+        named[layer + "input_layernorm.weight"] = block.ln_1.weight
+        named[layer + "post_attention_layernorm.weight"] = block.ln_2.weight
         if c.qk_norm:
-            named |= {layer + "self_attn.q_norm.weight": at.q_norm.weight, layer + "self_attn.k_norm.weight": at.k_norm.weight}
+            named[layer + "self_attn.q_norm.weight"] = attn.q_norm.weight
+            named[layer + "self_attn.k_norm.weight"] = attn.k_norm.weight
     return {name: tensor.detach() for name, tensor in named.items()}
 
 
-def write_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """One file, written tensor by tensor; on the disk before it returns."""
-    names = {dtype: name for name, dtype in SAFETENSORS.items()}
-    header, end = {"__metadata__": {"format": "pt"}}, 0
-    for name, t in tensors.items():
-        begin, end = end, end + t.numel() * t.element_size()
-        header[name] = {"dtype": names[t.dtype], "shape": list(t.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
-    with open(path, "wb") as f:
-        f.write(len(text).to_bytes(8, "little") + text)
-        for t in tensors.values():
-            f.write(t.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        f.flush()
-        os.fsync(f.fileno())
+def fold_granite(model: GPT, hf: dict) -> None:
+    """Multiply Granite's four factors into the weights: this GPT then computes the same logits."""
+    embedding, head = hf.get("embedding_multiplier", 1), 1 / hf.get("logits_scaling", 1)
+    model.wte.weight.mul_(embedding)
+    # a tied head is scaled with the embedding, and the final norm undoes it
+    model.ln_f.weight.mul_(head / embedding if model.config.tied_head else head)
+    query_rows = model.config.n_head * model.config.head_dim
+    for block in model.h:
+        # F.scaled_dot_product_attention multiplies the scores by head_dim**-0.5
+        block.attn.c_attn.weight[:query_rows].mul_(hf.get("attention_multiplier", 1) * model.config.head_dim**0.5)
+        block.attn.c_proj.weight.mul_(hf.get("residual_multiplier", 1))
+        block.mlp.c_proj.weight.mul_(hf.get("residual_multiplier", 1))
 
 
 def save_hf(model: GPT, folder, source=None) -> None:
-    """Writes `folder` so that `transformers` and vLLM load the model: config.json, model.safetensors,
-    and, from `source`, the folder that the model came from, the tokenizer's files.
+    """Write a folder that `transformers` and vLLM load: config.json, weights, and the tokenizer's files of `source`.
 
-    folder: new or empty; it appears under its name only when all of it is written. Weights are saved in
-    their own dtype: `model.to(torch.bfloat16)` first for a file of half the size. Raises WeightsError.
+    folder: new or empty; it gets its name only when it is complete. source: the folder that the model was loaded from.
+    The weights are saved in their own dtype: `model.copy(torch.bfloat16)` halves the size. Raises WeightsError.
     """
-    folder = Path(folder)
+    folder, safetensors = Path(folder), import_optional("safetensors")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise WeightsError(f"{folder}: already there; remove it, or give another folder")
-    config = hf_config(model.config) if source is None else read_json(Path(source) / "config.json")
-    if source is not None and config_from_hf(source, model.config.n_ctx) != model.config:
-        raise WeightsError(f"{source}: not the folder that this model came from: its config.json says another shape")
-    config.pop("dtype", None)  # two names for the same: the newer `transformers` reads either
-    config["torch_dtype"] = str(model.wte.weight.dtype).removeprefix("torch.")
+        raise WeightsError(f"{folder}: exists already; remove it, or give another folder")
+    config = export_config(model, source)
     temporary = folder.with_name(folder.name + ".tmp")
     try:
         temporary.mkdir(parents=True)
-        write_safetensors(hf_tensors(model), temporary / "model.safetensors")
+        write_weights(model, temporary)
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         for name in COPIED if source is not None else ():
             if (Path(source) / name).exists():
                 shutil.copyfile(Path(source) / name, temporary / name)
-        os.replace(temporary, folder)  # an empty folder under this name is replaced too
+        for path in temporary.iterdir():
+            with open(path, "rb+") as f:
+                os.fsync(f.fileno())
+        os.replace(temporary, folder)  # this replaces an empty folder of the same name
     except FileExistsError:
-        raise WeightsError(f"{temporary}: left behind by a run that was killed; remove it") from None
-    except OSError as error:
+        raise WeightsError(f"{temporary}: left over from a run that was killed; remove it") from None
+    except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise WeightsError(f"{folder}: cannot be written ({error.strerror}); nothing was") from error
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"{folder}: cannot be written ({reason}); nothing was written") from error
+
+
+def write_weights(model: GPT, folder: Path) -> None:
+    """Write model.safetensors, or shards of at most SHARD_BYTES and their index."""
+    save_file = import_optional("safetensors.torch").save_file
+    shards, size = [{}], 0
+    for name, tensor in hf_tensors(model).items():
+        if size + tensor.nbytes > SHARD_BYTES and shards[-1]:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    if len(shards) == 1:
+        save_file(shards[0], folder / "model.safetensors", {"format": "pt"})
+        return
+    files = {}
+    for i, shard in enumerate(shards, 1):
+        file = f"model-{i:05}-of-{len(shards):05}.safetensors"
+        save_file(shard, folder / file, {"format": "pt"})
+        files |= dict.fromkeys(shard, file)
+    total = sum(tensor.nbytes for tensor in hf_tensors(model).values())
+    index = {"metadata": {"total_size": total}, "weight_map": files}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 # ------------------------------------------------------------------ Hugging Face folders: config.json
 
-HF_MODELS = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-# Keys that leave the logits alone: who made the file, how to train or to sample, where to cut; and any that begins
-# with an underscore, which is how `transformers` writes down what is its own business.
+HF_CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "granite": "GraniteForCausalLM",
+}
+# Keys that cannot change the logits: who made the file, how to train, how to sample, where to stop. Any key that begins
+# with an underscore is internal to `transformers`.
 HARMLESS = set(
-    """architectures torch_dtype dtype transformers_version use_cache bos_token_id eos_token_id
-    pad_token_id unk_token_id initializer_range attention_dropout pretraining_tp max_window_layers transformers.js_config
-    is_llama_config keys_to_ignore_at_inference return_dict output_hidden_states output_attentions
-    chunk_size_feed_forward problem_type id2label label2id unsloth_version
-    unsloth_fixed""".split()
+    """architectures torch_dtype dtype transformers_version use_cache bos_token_id eos_token_id pad_token_id
+    unk_token_id sep_token_id decoder_start_token_id initializer_range attention_dropout pretraining_tp
+    max_window_layers transformers.js_config is_llama_config keys_to_ignore_at_inference return_dict
+    output_hidden_states output_attentions chunk_size_feed_forward problem_type id2label label2id unsloth_version
+    unsloth_fixed tokenizer_class auto_map loss_type model_max_length max_sequence_length name_or_path max_length
+    min_length temperature top_k top_p typical_p do_sample num_beams num_beam_groups num_return_sequences
+    repetition_penalty length_penalty diversity_penalty use_flash_attn attn_implementation
+    task_specific_params""".split()
 )
+GRANITE_FACTORS = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
+LLAMA3_ROPE = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
+
+class HFConfig:
+    """The keys of a config.json that are not used yet. Every problem is a WeightsError that names the file."""
+
+    def __init__(self, folder):
+        self.path = Path(folder) / "config.json"
+        self.keys = {}
+        for key, value in read_json(self.path).items():
+            used = value is not None or key == "sliding_window"  # null means "no window" there
+            if used and key not in HARMLESS and not key.startswith("_"):
+                self.keys[key] = value
+
+    def refuse(self, reason: str):
+        raise WeightsError(f"{self.path}: {reason}")
+
+    def take(self, key: str, *default):
+        if key not in self.keys and not default:
+            self.refuse(f"{key} is missing; add it, with the value that the model's authors state")
+        return self.keys.pop(key, *default)
+
+    def count(self, key: str, *default) -> int:
+        value = self.take(key, *default)
+        if type(value) is not int or value < 1:
+            self.refuse(f"{key} is {value!r}, but must be a whole number above 0")
+        return value
 
 
 def config_from_hf(folder, n_ctx: int | None = None) -> GPTConfig:
-    """GPTConfig of a folder's config.json. A key that is neither used here nor known to be harmless, and set to
-    something, is refused: silently ignoring one would leave a model that runs and is wrong."""
-    path = Path(folder) / "config.json"
-    hf = {k: v for k, v in read_json(path).items() if k not in HARMLESS and not k.startswith("_") and (v is not None or k == "sliding_window")}
-
-    def refuse(what):
-        raise WeightsError(f"{path}: {what}")
-
-    def take(key, *default):
-        if key not in hf and not default:
-            refuse(f"{key} is missing; add it, as the model's authors state it")
-        return hf.pop(key, *default)
-
-    kind = take("model_type")
-    if kind not in HF_MODELS:
-        refuse(f"model_type {kind!r} is not one of {', '.join(HF_MODELS)}")
-    if take("hidden_act", "silu") != "silu":
-        refuse("hidden_act is not silu, the activation of SwiGLU")
-
-    def count(key, *default):
-        value = take(key, *default)
-        if type(value) is not int or value < 1:
-            refuse(f"{key} is {value!r}, and must be a whole number above 0")
-        return value
-
-    heads, width = count("num_attention_heads"), count("hidden_size")
-    # Qwen3's heads are not width / heads, and a file without head_dim means 128 there
-    head_dim = count("head_dim") if kind == "qwen3" else count("head_dim", width // heads)
-    context = count("max_position_embeddings")
-    if n_ctx is not None and n_ctx > context:
-        refuse(f"max_position_embeddings is {context}, and you ask for a context of {n_ctx}")
-    n_ctx = n_ctx or context
-    theta, scaling = _rope(hf, refuse)
-    _window(hf, kind, n_ctx, refuse)
+    """Translate a folder's config.json. Raises WeightsError for each key that is neither used here nor harmless:
+    a key that is silently ignored gives a model that runs and is wrong."""
+    hf = HFConfig(folder)
+    kind = hf.take("model_type")
+    if kind not in HF_CLASSES:
+        hf.refuse(f"model_type {kind!r} is not supported; these are: {', '.join(HF_CLASSES)}")
+    if hf.take("hidden_act", "silu") != "silu":
+        hf.refuse("hidden_act is not silu, the activation of SwiGLU")
+    heads, width = hf.count("num_attention_heads"), hf.count("hidden_size")
+    # `transformers` defaults to 128 for Qwen3, to width / heads for the others; to 8 or 32 KV heads except for Llama
+    head_dim = hf.count("head_dim") if kind == "qwen3" else hf.count("head_dim", width // heads)
+    kv_heads = hf.count("num_key_value_heads", heads) if kind == "llama" else hf.count("num_key_value_heads")
+    longest = hf.count("max_position_embeddings")
+    if n_ctx is not None and n_ctx > longest:
+        hf.refuse(f"max_position_embeddings is {longest}, but --n_ctx is {n_ctx}; give at most {longest}")
+    if kind == "granite":  # `fold_granite` reads them
+        hf.keys = {key: value for key, value in hf.keys.items() if key not in GRANITE_FACTORS}
+    theta, scaling = _rope(hf, kind)
+    _refuse_window(hf, kind, n_ctx or longest)
     config = GPTConfig(
-        vocab_size=count("vocab_size"),
-        n_layer=count("num_hidden_layers"),
+        vocab_size=hf.count("vocab_size"),
+        n_layer=hf.count("num_hidden_layers"),
         n_head=heads,
-        n_kv_head=count("num_key_value_heads", *[heads] * (kind == "llama")),  # silence is 8 or 32 for the others
+        n_kv_head=kv_heads,
         n_embd=width,
         head_dim=head_dim,
-        n_ff=count("intermediate_size"),
-        n_ctx=n_ctx,
+        n_ff=hf.count("intermediate_size"),
+        n_ctx=n_ctx or longest,
         rope_theta=theta,
-        norm_eps=take("rms_norm_eps"),
+        norm_eps=hf.take("rms_norm_eps"),
         qkv_bias=kind == "qwen2",
         qk_norm=kind == "qwen3",
-        tied_head=take("tie_word_embeddings", False),  # what all four mean by leaving it out
+        tied_head=hf.take("tie_word_embeddings", kind == "granite"),  # the defaults of `transformers`
         rope_scaling=scaling,
     )
-    for key, value in hf.items():
-        # false, nothing and 1.0 are how files say that they do not use a thing (o_proj's bias, partial RoPE)
+    for key, value in hf.keys.items():
+        # false, empty and 1.0 mean that a feature is not used (bias of o_proj, partial RoPE)
         if value not in (False, [], {}) and not (key == "partial_rotary_factor" and value == 1):
-            refuse(f"{key} = {str(value)[:60]} is not something that this model computes")
+            hf.refuse(f"{key} = {str(value)[:60]} is not supported by this model")
     return config
 
 
-def _rope(hf: dict, refuse):
-    """(theta, scaling) out of the config; theta may stand at the top or among the parameters."""
-    given = [hf.pop(key, {}) for key in ("rope_scaling", "rope_parameters")]
+def _rope(hf: HFConfig, kind: str) -> tuple[float, tuple | None]:
+    """Return (theta, scaling); theta may stand at the top level or in the RoPE parameters."""
+    given = [hf.take("rope_scaling", {}), hf.take("rope_parameters", {})]
     if not all(isinstance(x, dict) for x in given):
-        refuse("rope_scaling or rope_parameters is no JSON object")
+        hf.refuse("rope_scaling or rope_parameters is not a JSON object; copy the file again")
     rope = given[0] | given[1]
-    thetas = {float(x) for x in (hf.pop("rope_theta", None), rope.pop("rope_theta", None)) if x is not None}
-    if len(thetas) != 1:
-        refuse(f"rope_theta is {'missing; add it, as the authors state it (Llama 2: 10000.0)' if not thetas else 'given twice, and differs'}")
+    # Llama 2's own files leave theta out. For a newer model, a missing theta is a damaged file.
+    default = 10000.0 if kind == "llama" and not rope else None
+    thetas = {hf.take("rope_theta", None), rope.pop("rope_theta", None)} - {None} or {default}
+    if len(thetas) != 1 or None in thetas:
+        hf.refuse("rope_theta is missing, or stated twice and different; state it once, as the authors do")
     kinds = {rope.pop(key, "default") for key in ("rope_type", "type")} - {"default"}
     if rope.pop("partial_rotary_factor", 1) != 1:
-        refuse("partial_rotary_factor is not 1: a part of each head would not turn")
+        hf.refuse("partial_rotary_factor is not 1: part of each head would not be rotated")
+    theta = float(thetas.pop())
     if not kinds and not rope:
-        return thetas.pop(), None
-    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    if kinds != {"llama3"} or set(rope) != set(keys):
-        refuse(f"RoPE of type {', '.join(map(str, kinds)) or 'default'} with {sorted(rope)} is not known here; default and llama3 are")
-    return thetas.pop(), tuple(float(rope[k]) for k in keys)
+        return theta, None
+    if kinds != {"llama3"} or set(rope) != set(LLAMA3_ROPE):
+        hf.refuse(f"RoPE of type {', '.join(map(str, kinds)) or 'default'} with {sorted(rope)} is not supported; "
+                  "only default and llama3 are")  # fmt: skip
+    return theta, tuple(float(rope[key]) for key in LLAMA3_ROPE)
 
 
-def _window(hf: dict, kind: str, n_ctx: int, refuse) -> None:
-    """Refuses a sliding window that some query would notice; one as long as the context changes nothing."""
-    window = hf.pop("sliding_window", 4096)  # which is what `transformers` takes silence for; null is none
-    used = hf.pop("use_sliding_window", kind == "mistral")
-    layers = set(hf.pop("layer_types", []))
+def _refuse_window(hf: HFConfig, kind: str, n_ctx: int) -> None:
+    """Refuse a sliding window that is shorter than the context; a longer one changes nothing."""
+    window = hf.take("sliding_window", 4096)  # the default of `transformers`; null is no window
+    used = hf.take("use_sliding_window", kind == "mistral")
+    layers = set(hf.take("layer_types", []))
     if layers - {"full_attention", "sliding_attention"}:
-        refuse(f"layer_types has {sorted(layers - {'full_attention', 'sliding_attention'})}; full attention is what there is")
+        hf.refuse(f"layer_types has {sorted(layers - {'full_attention', 'sliding_attention'})}; "
+                  "only full attention is supported")  # fmt: skip
     used = used or "sliding_attention" in layers
     if used and window is not None and window < n_ctx:
-        refuse(f"sliding_window of {window} in a context of {n_ctx}; ask for a context that it covers: n_ctx={window}")
+        hf.refuse(f"sliding_window of {window} in a context of {n_ctx}; ask for a shorter one: --n_ctx {window}")
 
 
-def hf_config(c: GPTConfig) -> dict:
-    """config.json for a model that came from no folder: Llama's form, Qwen2's or Qwen3's."""
+def export_config(model: GPT, source=None) -> dict:
+    """Return the config.json of an exported model: that of `source`, or else Llama's, Qwen2's or Qwen3's."""
+    c = model.config
+    config = None if source is None else read_json(Path(source) / "config.json")
+    if source is not None and config_from_hf(source, c.n_ctx) != dataclasses.replace(c, n_tokens=None):
+        raise WeightsError(f"{source}: config.json has another shape than the model; give the folder it was loaded from")
+    if config is None or config["model_type"] == "granite":  # with its factors folded in, Granite is a Llama
+        config = llama_config(c)
+    config.pop("dtype", None)  # the new name of torch_dtype; `transformers` reads either
+    config["torch_dtype"] = str(model.wte.weight.dtype).removeprefix("torch.")
+    return config
+
+
+def llama_config(c: GPTConfig) -> dict:
+    """Return a config.json in Llama's form, or in Qwen2's or Qwen3's."""
     if c.qkv_bias and c.qk_norm:
-        raise WeightsError("no Hugging Face architecture has both q/k/v bias and q/k norm as this model does")
+        raise WeightsError("no Hugging Face architecture has both a bias and a norm on q and k; train one without")
     kind = "qwen2" if c.qkv_bias else "qwen3" if c.qk_norm else "llama"
     config = dict(
-        architectures=[HF_MODELS[kind]], model_type=kind, vocab_size=c.vocab_size, num_hidden_layers=c.n_layer,
+        architectures=[HF_CLASSES[kind]], model_type=kind, vocab_size=c.vocab_size, num_hidden_layers=c.n_layer,
         num_attention_heads=c.n_head, num_key_value_heads=c.n_kv_head, hidden_size=c.n_embd, head_dim=c.head_dim,
         intermediate_size=c.n_ff, max_position_embeddings=c.n_ctx, rope_theta=c.rope_theta, rms_norm_eps=c.norm_eps,
         tie_word_embeddings=c.tied_head, hidden_act="silu",
     )  # fmt: skip
     if c.rope_scaling is not None:
-        keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-        config["rope_scaling"] = {"rope_type": "llama3", **dict(zip(keys, c.rope_scaling))}
+        config["rope_scaling"] = {"rope_type": "llama3", **dict(zip(LLAMA3_ROPE, c.rope_scaling))}
     return config

@@ -2739,3 +2739,34 @@ def _leave_pool_to_parent():
 
 atexit.register(shutdown_sandbox)
 os.register_at_fork(after_in_child=_leave_pool_to_parent)
+
+
+# ---- temporary adapter of the branch hub: the interface that data.py expects of the new verify.py
+
+
+def position_rewards(problems, answers):
+    return [float(check_position(*p.gold, a)) for p, a in zip(problems, answers, strict=True)]
+
+
+def answer_rewards(problems, answers):
+    return [float(grade_answer(a, p.gold)) for p, a in zip(problems, answers, strict=True)]
+
+
+def _run(kind, problems, answers):
+    from types import SimpleNamespace
+
+    programs = [program_of(SimpleNamespace(gold=p.gold, check=kind), a) for p, a in zip(problems, answers, strict=True)]
+    results = run_tests_batch([{"program": x, **p.gold} for x, p in zip(programs, problems)]) if programs else []
+    return [float(r.passed) for r in results]
+
+
+def code_rewards(problems, answers):
+    return _run("lambda", problems, answers)
+
+
+def mbpp_rewards(problems, answers):
+    return _run("tests", problems, answers)
+
+
+def humaneval_rewards(problems, answers):
+    return _run("completion", problems, answers)

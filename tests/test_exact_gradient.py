@@ -1,15 +1,13 @@
 """score.py against the exact gradient, in a world small enough to enumerate.
 
-Three words (0, 1 and EOS), at most two tokens an answer: 7 answers, 49 two-turn dialogues. The
-exact objective of each stage is a sum over them, with probabilities from a plain forward pass and
-the KL between distributions of whole answers; autograd differentiates it. Against that stands the
-expectation, over the same 49, of the gradient that score.py produces from samples. For every stage,
-baseline, γ and temperature they agree to 1e-6.
+Three tokens (0, 1 and EOS), at most two tokens per answer: 7 answers, 49 two-turn dialogues. The exact objective of
+each stage is a sum over them, with probabilities from a plain forward pass and the KL between distributions over whole
+answers; autograd differentiates it. It is compared with the expectation, over the same 49, of the gradient that
+score.py produces from samples. For every stage, baseline, γ and temperature they agree to 1e-6.
 
-`test_goes_red` breaks the code in nine ways, each a bug of public implementations, and the
-comparison must fail for every one: a shifted mask, a missing EOS, the KL on the wrong turn, γ = 1,
-a drifting reference, a KL that is the mean log ratio, a KL without the states behind, a KL of the
-reverse direction, and a temperature left out. The largest error it then shows is 0.003 and more.
+`test_goes_red` plants nine bugs of public implementations, and the comparison must fail for each: a shifted mask, a
+missing EOS, the KL on the wrong turn, γ = 1, a drifting reference, a KL that is the mean log ratio, a KL without the
+states after the token, a KL of the reverse direction, and a temperature left out. The largest error is then at least 0.003.
 """
 
 import itertools
@@ -28,7 +26,7 @@ STAGES, BASELINES = [1, 2], ["none", "problem", "siblings", "first"]
 
 
 def reward(i, y1, y2):
-    """An arbitrary verifier, in which the second answer's truth depends on the first as well."""
+    """An arbitrary verifier; whether the second answer is right depends on the first as well."""
     return float(y1 in ([0, EOS], [1, 1])) if i == 1 else float(y2 in ([1, EOS], [0, 1]) or (y2 == y1 == [0, 0]))
 
 
@@ -51,7 +49,7 @@ def log_prob(model, prompt, y, temperature):
 
 
 def exact_gradient(policy, reference, stage, gamma, temperature):
-    """∇ of the objective, a sum over all dialogues. Each turn's own; earlier turns are data (γ = 0)."""
+    """∇ of the objective, a sum over all dialogues. Each turn has its own; earlier turns are data (γ = 0)."""
     objective = 0.0
     lp1 = [log_prob(policy, X1, y, temperature) for y in ANSWERS]
     with torch.no_grad():
@@ -85,7 +83,7 @@ def conditional_advantages(prob1, prob2, stage, baseline, gamma):
         K, M = 1, 2
         groups = [((i, j), (i, k)) for i, j in pairs for k in range(n)]
         weight = torch.stack([prob1[i] * prob2[i, j] * prob2[i, k] for (i, j), (_, k) in groups])
-    else:  # three independent dialogues; the first two of them would never leave `first` without a peer
+    else:  # three independent dialogues: with two, `first` would rarely find another one with the same r1
         K, M = 3, 1
         groups = list(itertools.product(pairs, repeat=3))
         joint = torch.stack([prob1[i] * prob2[i, j] for i, j in pairs])
@@ -111,7 +109,7 @@ def expected_gradient(policy, reference, stage, baseline, gamma, temperature):
     A, mass = conditional_advantages(prob1, prob2, stage, baseline, gamma)
     loss = 0.0
     for d, (y1, y2) in enumerate(itertools.product(ANSWERS, ANSWERS)):
-        ids = torch.tensor([X1 + y1 + P1 + y2 + [0, 1]])  # two words of padding, which nothing may see
+        ids = torch.tensor([X1 + y1 + P1 + y2 + [0, 1]])  # two tokens of padding, which nothing may see
         turn = torch.tensor([[0] * len(X1) + [1] * len(y1) + [0] * len(P1) + [2] * len(y2) + [0, 0]])
         logp, kl, _ = score.answer_stats(policy, reference, ids, turn, temperature, chunk=2)
         if stage == 1:
@@ -143,8 +141,8 @@ def test_gradient_is_exact_with_gamma_and_temperature(stage):
 
 
 def test_bonus_is_a_factor_on_turn_two_in_expectation():
-    """PAPER.md's consequence: −α·r1 leaves E[gradient] of turn 2 alone; the bonus is a factor 1 + α."""
-    policy, reference = tiny(1), tiny(2)
+    """−α·r1 leaves the expected gradient of turn 2 unchanged: the bonus is a factor 1 + α."""
+    policy = tiny(1)
 
     def turn2(alpha):
         total = 0.0
@@ -159,23 +157,49 @@ def test_bonus_is_a_factor_on_turn_two_in_expectation():
         torch.testing.assert_close(shaped, (1 + ALPHA) * plain, rtol=0, atol=1e-9)
 
 
-def test_what_alpha_r1_does_is_variance():
-    """A baseline blind to r1 lets −α·r1 in as noise; one that knows it does not. Exact variances of A."""
-    n = len(ANSWERS)
-    prob = torch.full((n,), 1 / n).double()
-    policy_free = prob[:, None].expand(n, n)
+def second_moments(policy, baseline):
+    """E[A2²] and E[A2²·|∇ log π(y2|x2)|²] in Stage II, over all groups of three dialogues of one problem."""
+    logp2 = [[log_prob(policy, X1 + y1 + P1, y2, 1.0) for y2 in ANSWERS] for y1 in ANSWERS]
+    norms = []  # (49,) |∇ log π(y2|x2)|² of each dialogue
+    for one in sum(logp2, []):
+        gradient = torch.autograd.grad(one, list(policy.parameters()), retain_graph=True)
+        norms.append(sum(g.square().sum() for g in gradient))
+    with torch.no_grad():
+        prob1 = torch.stack([log_prob(policy, X1, y1, 1.0) for y1 in ANSWERS]).exp()
+        joint = (prob1[:, None] * torch.tensor(logp2).double().exp()).reshape(-1)  # (49,)
+    pairs = list(itertools.product(ANSWERS, ANSWERS))
+    r = torch.tensor([[reward(1, y1, None), reward(2, y1, y2)] for y1, y2 in pairs]).double()
+    at = torch.cartesian_prod(*[torch.arange(len(pairs))] * 3)  # (49³, 3) which dialogues
+    r = r[at].view(-1, 2)
+    A = score.advantages(score.stage2_returns(r, ALPHA), r, (len(at), 3, 1), baseline, ALPHA)
+    squared = joint[at].prod(1) * A[:, 1].view(-1, 3)[:, 0].square()  # the first dialogue of each group
+    return squared.sum().item(), (squared * torch.stack(norms)[at[:, 0]]).sum().item()
 
-    def second_moment(baseline):
-        # Var(A2) over groups of three, by the same enumeration as above, squared before the mean
-        pairs = list(itertools.product(range(n), range(n)))
-        table = torch.tensor([[reward(1, ANSWERS[i], None), reward(2, ANSWERS[i], ANSWERS[j])] for i, j in pairs]).double()
-        at = torch.tensor(list(itertools.product(range(n * n), repeat=3)))
-        r = table[at].view(-1, 2)
-        A = score.advantages(score.stage2_returns(r, ALPHA), r, (len(at), 3, 1), baseline, ALPHA)
-        return (A[:, 1] ** 2).mean().item()
 
-    assert policy_free.shape == (n, n)
-    assert second_moment("first") < 0.75 * second_moment("problem") < 0.75 * second_moment("none") * 2
+def test_a_baseline_that_knows_r1_lowers_the_second_moment_of_the_advantage():
+    """−α·r1 is noise to a baseline that ignores r1. Broken, this would say that knowing r1 buys nothing."""
+    first, problem, none = (second_moments(tiny(1), baseline)[0] for baseline in ("first", "problem", "none"))
+    assert first < 0.9 * problem and first < 0.9 * none
+
+
+def test_no_baseline_can_have_the_gradient_of_least_variance():
+    """What score.py's opening says of variance: once right answers are probable, failures have the large gradients.
+
+    All baselines have the same expected gradient, so the second moments order the variances.
+    """
+    policy = tiny(1)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=0.05)
+    for _ in range(60):  # the right first and second answers become probable
+        loss = -log_prob(policy, X1, [0, EOS], 1.0)
+        for y1 in ANSWERS:
+            loss = loss - log_prob(policy, X1 + y1 + P1, [1, EOS], 1.0) / len(ANSWERS)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss < 0.6:
+            break
+    moments = {baseline: second_moments(policy, baseline) for baseline in ("first", "problem", "none")}
+    assert moments["none"][1] < 0.7 * min(moments["first"][1], moments["problem"][1]), moments
 
 
 def _shifted(original):
@@ -225,7 +249,7 @@ MUTATIONS = {
     "KL on the wrong turn": ("stage1_loss", _wrong_turn, 1),
     "KL as the mean log ratio": ("answer_stats", _kl_of(lambda logp, kl, ref: logp - ref), 1),
     "KL reversed": ("answer_stats", _kl_of(lambda logp, kl, ref: (ref - logp).exp() - 1 + logp - ref), 1),
-    "KL without the states behind": ("turn_loss", _without_future, 2),
+    "KL without the states after": ("turn_loss", _without_future, 2),
     "temperature left out": ("answer_stats", lambda f: lambda p, r, i, t, temperature, chunk: f(p, r, i, t, 1.0, chunk), 2),
 }
 
