@@ -298,6 +298,7 @@ class Recorder:
 
     MINUTES = 10  # a checkpoint is written at least so often
     signals = 0  # received so far, by this process
+    stepping = False  # whether this process is in a training loop
 
     def __init__(self, s, stage: int, folder: Path, steps: int):
         self.s, self.stage, self.name, self.steps = s, stage, f"stage{stage}", steps
@@ -340,7 +341,7 @@ class Recorder:
             lines = self.log_path.read_text().splitlines(keepends=True) if self.log_path.exists() else []
             write_file(self.log_path, "".join(lines[: self.first]).encode())  # without the steps that will be done again
             self.lines = open(self.log_path, "a")
-        self.began = time.perf_counter()
+        self.began, Recorder.stepping = time.perf_counter(), True
         self.bar = tqdm(
             range(self.first, self.steps), self.name, self.steps, initial=self.first, dynamic_ncols=True,
             bar_format="{desc} {n_fmt}/{total_fmt}, {remaining} left{postfix}", disable=rank() != 0 or not sys.stderr.isatty(),
@@ -398,6 +399,7 @@ class Recorder:
 
     def close(self) -> None:
         """Close the bar and the log."""
+        Recorder.stepping = False
         if self.lines is not None:
             self.bar.close()
             self.lines.close()
@@ -432,12 +434,16 @@ def bar_text(line: dict, width: int) -> str:
 
 
 def listen_for_signals() -> None:
-    """Let Ctrl-C, SIGTERM and SIGHUP end the run after the step under way, with a checkpoint; a second one ends it at once."""
+    """Let Ctrl-C, SIGTERM and SIGHUP end the run after the current training step, with a checkpoint; a second one at once.
+
+    Outside the training loop, while the run loads or evaluates, nothing would be lost: there the first one ends it at once.
+    """
 
     def handle(number, frame):
         Recorder.signals += 1
-        if Recorder.signals > 1:
+        if Recorder.signals > 1 or not Recorder.stepping:
             raise KeyboardInterrupt
+        os.write(2, b"\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once\n")
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):  # Windows has no SIGHUP
