@@ -366,6 +366,7 @@ def replace_unprintable() -> None:
 
 
 def main(argv=None) -> None:
+    """Run the program; every expected failure ends it with one line."""
     replace_unprintable()
     args = parse(argv)
     try:

@@ -59,7 +59,7 @@ def choose(logits, temperature, generator):
     logp = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)  # (N, V)
     if temperature == 0:
         token = logp.argmax(-1)
-    elif logp.is_cuda:
+    elif logp.device.type != "cpu":
         token = exponential_race(logp, generator)
     else:
         # Inverse transform sampling: one random number per row; torch.multinomial draws one per vocabulary entry.
@@ -227,13 +227,13 @@ def _append_instruction(model, task, d) -> None:
 
 # Decode steps between two counts of unfinished rows, and the share of unfinished rows at which the batch is compacted.
 # CUDA is asynchronous: reading a value on the host forces a sync. On a CPU a count is free and compaction saves more.
-COMPACTION = {"cpu": (1, 0.75), "cuda": (16, 0.5)}
+ON_CPU, ON_GPU = (1, 0.75), (16, 0.5)
 
 
 def _answer(model, task, d, i, temperature, forced, generator) -> None:
     """Sample answer i of every row, token by token, until a stop id or `max_new` tokens."""
     N, device = len(d.ids), d.ids.device
-    every, share = COMPACTION[device.type]
+    every, share = ON_CPU if device.type == "cpu" else ON_GPU
     stops = torch.tensor(task.stops, device=device)
     d.start.append(d.length.clone())
     d.length, finished = d.length.clone(), torch.zeros(N, dtype=torch.bool, device=device)

@@ -432,8 +432,8 @@ class Sums(dict):
         """Add a micro-batch's KL per turn, entropy, and the gap between the sampler's log-probabilities and the loss's."""
         gap = (logp - sampled_logp).abs() * (turn > 0)  # (B, T-1)
         for i in (1, 2):
-            self.add(**{f"kl{i}": (kl * (turn == i)).sum().double()})
-        self.add(entropy=entropy.sum().double(), tokens=(turn > 0).sum(), sampler_gap=gap.sum().double())
+            self.add(**{f"kl{i}": (kl * (turn == i)).sum()})
+        self.add(entropy=entropy.sum(), tokens=(turn > 0).sum(), sampler_gap=gap.sum())
 
     def add_dialogues(self, batch, A, shape) -> None:
         """Add the counts of dialogues. Rewards are those of the policy's own first attempts: what it would do alone."""
@@ -565,6 +565,7 @@ def make_stage(s: Settings, task, stage: int, start: GPT | None, base: GPT | Non
         whole = GPT.with_weights(config, weights)
         for old in folder.glob(f"stage{stage}.val*.json"):  # of weights that were here before
             old.unlink()
+        shutil.rmtree(folder / f"stage{stage}-hf", ignore_errors=True)
         head = {"stage": stage, "settings": remembered(s, stage), "config": dataclasses.asdict(config)}
         save_checkpoint(head | {"model": weights}, path)
     for leftover in folder.glob(f"stage{stage}.partial*.pt"):
@@ -616,6 +617,7 @@ def draw(folder: Path) -> None:
 
 
 def main(argv=None) -> None:
+    """Run the program; every expected failure ends it with one line."""
     evaluate.replace_unprintable()
     s = parse(argv)
     use_cores()
