@@ -1,4 +1,4 @@
-"""Tokenizers, prompts and problems: everything about a task except the model.
+"""Problems, prompts and tasks: everything about a task except the model.
 
 A `Task` says where the problems come from, how a dialogue becomes token ids, and which verifier gives the reward.
 Two tasks are embedded: they need no download, and a laptop trains on them in minutes. The other tasks are published
@@ -22,15 +22,14 @@ the instruction 357:
 
 >>> task = make_task("false-position")
 >>> ids, turn = encode_dialogue(task, "?+7-2+5=16:", ["4,11,9,14;-2", "6,13,11,16;0"])
->>> ids
-[63, 43, 55, 45, 50, 43, 53, 61, 272, 58, 52, 44, 267, 44, 57, 44, 270, 59, 45, 50, 356, 357, 54, 44, 269, 44, 267, 44, 272, 59, 48, 356]
+>>> ids  # doctest: +NORMALIZE_WHITESPACE
+[63, 43, 55, 45, 50, 43, 53, 61, 272, 58, 52, 44, 267, 44, 57, 44, 270, 59, 45, 50, 356,
+ 357, 54, 44, 269, 44, 267, 44, 272, 59, 48, 356]
 >>> turn
 [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
 """
 
 import dataclasses
-import datetime
-import itertools
 import json
 import random
 import re
@@ -39,16 +38,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jinja2.ext
 import tiktoken
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 import verify
-from model import UserError, import_optional, read_json
-
-
-class DataError(UserError):
-    """A problem or a file that cannot be used; the text names the place and the fix."""
+from chat import DataError, load_tokenizer, wrap_turns
 
 
 @dataclass
@@ -184,11 +177,19 @@ def position_dialogue(problem: Problem, rng: random.Random) -> tuple[str, str]:
     """
     steps, target = problem.gold
     good = target - sum(steps)
-    starts = [x for x in range(good - SPREAD, good + SPREAD + 1) if x != good and x >= 0 and position_values(steps, x)]
+    answers = {}  # by the number that they start from
+    for start in range(good - SPREAD, good + SPREAD + 1):
+        values = position_values(steps, start)
+        if values:
+            answers[start] = position_answer(values, target)
+    return draw_answers(answers.pop(good), list(answers.values()), rng)
+
+
+def draw_answers(right: str, wrong: list[str], rng: random.Random) -> tuple[str, str]:
+    """Draw two answers as `position_dialogue` says."""
 
     def attempt():
-        start = good if rng.random() < RIGHT or not starts else rng.choice(starts)
-        return position_answer(position_values(steps, start), target)
+        return right if rng.random() < RIGHT or not wrong else rng.choice(wrong)
 
     first = attempt()
     return first, first if rng.random() < REPEAT else attempt()
@@ -200,7 +201,7 @@ def position_dialogue(problem: Problem, rng: random.Random) -> tuple[str, str]:
 # which unit tests judge.
 #
 #     prompt        5>23,x?+7-2:              f(5) is 23; `f=lambda x:` comes before an answer; ? is the hole
-#     answer        x+11+7-2#16,23,21;-2      a program; its comment lists the values for x=5, and how far the end is off
+#     answer        x+11+7-2#16,23,21;-2      a program; the comment has its values for x=5, and how far the end is off
 #     correction    x+13+7-2#18,25,23;0
 #
 # This is false position in a language that can be run. The comment is the model's own working, and nobody judges it.
@@ -242,7 +243,7 @@ def read_code(text: str) -> Problem:
         raise DataError(f"{text!r} is not a problem of this task; write a call and a sketch like '5>23,x?+7-2'")
     x, y, steps = parts
     if not all(1 <= n <= LARGE[-1] for n in (x, *map(abs, steps))) or y > TOP or len(steps) != STEPS - 1:
-        raise DataError(f"{text!r}: the model knows {STEPS - 1} steps and an input of 1 to {LARGE[-1]}, outputs to {TOP}")
+        raise DataError(f"{text!r}: the model knows {STEPS - 1} steps and inputs of 1 to {LARGE[-1]}, outputs to {TOP}")
     hole = y - x - sum(steps)
     if code_answer(x, steps, hole, y) is None:
         raise DataError(f"{text!r}: no number from 0 to {HOLE[-1]} in the hole does that with values from 0 to {TOP}")
@@ -266,14 +267,9 @@ def code_dialogue(problem: Problem, rng: random.Random) -> tuple[str, str]:
     """Draw two answers for the corpus of stage 0, as in `position_dialogue`."""
     x, y, steps = parts_of(problem.prompt)
     good = y - x - sum(steps)
-    wrong = [code_answer(x, steps, hole, y) for hole in range(good - SPREAD, good + SPREAD + 1) if hole != good]
-    wrong = [answer for answer in wrong if answer]
-
-    def attempt():
-        return code_answer(x, steps, good, y) if rng.random() < RIGHT or not wrong else rng.choice(wrong)
-
-    first = attempt()
-    return first, first if rng.random() < REPEAT else attempt()
+    answers = {hole: code_answer(x, steps, hole, y) for hole in range(good - SPREAD, good + SPREAD + 1)}
+    right = answers.pop(good)
+    return draw_answers(right, [answer for answer in answers.values() if answer], rng)
 
 
 # ------------------------------------------------------------------ published problems: files
@@ -324,7 +320,7 @@ def read_rows(path, **fields: type) -> list[dict]:
             json.dumps(row, ensure_ascii=False).encode()  # fails for half of a surrogate pair: it is no text
         except (ValueError, RecursionError) as error:  # cut off, not UTF-8, or nested too deep
             reason = str(error).splitlines()[0][:80]
-            raise DataError(f"{place}: not a whole JSON object ({reason}); copy the file again, or fix the line") from None
+            raise DataError(f"{place}: not a whole JSON object ({reason}); copy the file again, or fix it") from None
         if not isinstance(row, dict):
             raise DataError(f"{place}: a JSON {type(row).__name__}, not an object; write one object per line")
         row = {name: _unix_newlines(value) for name, value in row.items()}
@@ -377,15 +373,11 @@ def load_math(path) -> list[Problem]:
     """
     problems = []
     for row in read_rows(path, problem=str):
-        place, name = f"{path}:{row['#']}", "answer" if "answer" in row else "solution"
-        answer = row.get("answer")
-        if name == "solution":
-            check_field(place, row, "solution", str)
-            answer = verify.extract_answer(row["solution"])
-        if type(answer) in (int, float):
+        answer = row["answer"] if "answer" in row else verify.extract_answer(str(row.get("solution")))
+        if type(answer) in (int, float):  # "answer": 204
             answer = str(answer)
         if not isinstance(answer, str):
-            raise DataError(f"{place}: field {name!r} gives no answer as text; fix or remove the line")
+            raise DataError(f"{path}:{row['#']}: neither field 'answer' nor 'solution' has an answer; fix or remove it")
         id = str(row.get("unique_id") or f"{Path(path).stem}/{row['#']}")
         problems.append(Problem(math_prompt(row["problem"]), answer, id))
     return problems
@@ -420,7 +412,7 @@ def load_mbpp(path) -> list[Problem]:
             raise DataError(f"{place}: field 'task_id': a second row {row['task_id']}; remove one of them")
     missing = [i for i in SHOTS if i not in by_id]
     if missing:
-        raise DataError(f"{path}: field 'task_id': no row {missing[0]}, which the 3-shot prompt needs; give the whole file")
+        raise DataError(f"{path}: field 'task_id': no row {missing[0]} for the 3-shot prompt; give the whole file")
     shots = "".join(CODE_FIRST.format(**by_id[i]["shown"], code=by_id[i]["code"]) + "\n" for i in SHOTS)
     question = CODE_FIRST.partition("{code}")[0]
     problems = []
@@ -507,7 +499,7 @@ class Published:
     rewards: Callable[[list[Problem], list[str]], list[float]]
     instruction: str  # p1, between the two answers
     prompt: Callable[[str], str] = str  # a typed problem -> the prompt that the model sees
-    split: Callable[[Problem], str] = lambda problem: split_of(problem.prompt)
+    split: Callable[[Problem], str] | None = None  # the split that a problem was published in
 
 
 PUBLISHED = {
@@ -552,9 +544,10 @@ def make_task(name: str, model="", data="", eval_data="", max_new: int = 512) ->
     `data` is split into train, val and test (MBPP by task_id, as published; the others by `split_of`).
     max_new: longest answer of published problems in tokens. Raises DataError for files that cannot be used.
     """
-    known = PUBLISHED if model else TASKS
-    if name not in known:
-        raise DataError(f"--task is {name!r}, but must be one of {', '.join(known)} {'with' if model else 'without'} --model")
+    names = PUBLISHED if model else TASKS
+    if name not in names:
+        condition = "with" if model else "without"
+        raise DataError(f"--task is {name!r}, but {condition} --model it must be one of {', '.join(names)}")
     if not model:
         return TASKS[name]
     kind, tokenizer = PUBLISHED[name], load_tokenizer(model)
@@ -567,23 +560,16 @@ def make_task(name: str, model="", data="", eval_data="", max_new: int = 512) ->
             return splits[split][:n]
         return rng.sample(splits[split], n) if n <= len(splits[split]) else rng.choices(splits[split], k=n)
 
-    def read(text):
-        if not text.strip():
-            raise DataError("the problem is blank; write it in words")
-        return Problem(kind.prompt(text), gold=None, id="typed")
-
     def rewards(problems, answers):
-        """Judge the answers to problems whose solution is known; the others get 0."""
         known = [i for i, problem in enumerate(problems) if problem.gold is not None]
-        values = [0.0] * len(answers)
-        for i, value in zip(known, kind.rewards([problems[i] for i in known], [answers[i] for i in known])):
-            values[i] = value
-        return values
+        judged = kind.rewards([problems[i] for i in known], [answers[i] for i in known])
+        by_index = dict(zip(known, judged, strict=True))
+        return [by_index.get(i, 0.0) for i in range(len(answers))]
 
     return Task(
         problems=problems,
         rewards=rewards,
-        read=read,
+        read=lambda text: Problem(kind.prompt(checked_text(text)), id="typed"),
         ask=turns.encode,
         encode=tokenizer.encode_ordinary,
         decode=tokenizer.decode_answer,
@@ -597,15 +583,21 @@ def make_task(name: str, model="", data="", eval_data="", max_new: int = 512) ->
     )
 
 
+def checked_text(text: str) -> str:
+    """Return the text; DataError if it is blank, or holds half of a surrogate pair, which has no UTF-8."""
+    if not text.strip() or any("\ud800" <= c <= "\udfff" for c in text):
+        raise DataError(f"{text[:40]!r} is not a problem; write it in words")
+    return text
+
+
 def load_splits(kind: Published, path, eval_path) -> dict[str, list[Problem]]:
-    """Return the problems of each split; DataError if a split is empty. Without `path` there is nothing to train on."""
+    """Return the problems of each split; DataError if one is empty. Without `path`, there is nothing to train on."""
     splits = {"train": [], "val": [], "test": []}
     for problem in kind.load(path) if path else []:
-        splits[kind.split(problem) if not eval_path or kind.split is mbpp_split else "train"].append(problem)
+        split = "train" if eval_path else split_of(problem.prompt)
+        splits[kind.split(problem) if kind.split else split].append(problem)
     if eval_path:
-        held_out = kind.load(eval_path)
-        if kind.split is mbpp_split:
-            held_out = [problem for problem in held_out if mbpp_split(problem) == "test"]
+        held_out = [p for p in kind.load(eval_path) if kind.split is None or kind.split(p) == "test"]
         prompts = {problem.prompt for problem in held_out}
         splits["train"] = [problem for problem in splits["train"] if problem.prompt not in prompts]
         splits["val"] = splits["test"] = held_out
@@ -622,299 +614,22 @@ def drop_long(task: Task, n_ctx: int, turns: int = 2) -> tuple[int, str]:
     Raises DataError if a split loses all of its problems.
     """
     answers = turns * task.max_new + (turns - 1) * len(task.close + task.instruction)
-    longest, long = 0, {}
+    room, longest, dropped = n_ctx - answers, 0, {}  # dropped: a dict keeps the order, and no problem twice
     for split, problems in task.splits.items():
-        lengths = [len(task.ask(problem.prompt)) + answers for problem in problems]
-        long |= {problem.id: None for problem, length in zip(problems, lengths) if length > n_ctx}
-        task.splits[split] = [problem for problem, length in zip(problems, lengths) if length <= n_ctx]
-        if problems and not task.splits[split]:
-            raise DataError(f"all {split} problems are too long for --n_ctx {n_ctx} with --max_new {task.max_new}; "
-                            "change these two")  # fmt: skip
-        longest = max([longest, *(length for length in lengths if length <= n_ctx)])
-    if not long:
-        return longest, ""
-    names = ", ".join(itertools.islice(long, 20)) + (", …" if len(long) > 20 else "")
-    return longest, (f"{len(long)} problems are left out: they have more than the {n_ctx - answers} tokens that "
-                     f"--n_ctx {n_ctx} and --max_new {task.max_new} leave: {names}")  # fmt: skip
-
-
-# ------------------------------------------------------------------ tokenizers of Hugging Face folders
-
-GPT2_PRE_TOKENIZER = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-QWEN2_SPLIT = (
-    r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
-)
-SEPARATOR = "\ue000separator\ue000"  # private-use characters: in no text
-
-
-class Tokenizer:
-    """The tokenizer of a Hugging Face folder, by the `tokenizers` library.
-
-    n_vocab: ids from here on are not the tokenizer's. bos: the ids that the file puts before every text (Llama).
-    special: the special tokens by their spelling.
-    """
-
-    def __init__(self, backend):
-        backend.no_truncation()  # GPT-2's own file cuts texts at 50 tokens
-        backend.no_padding()
-        self.backend = backend
-        self.n_vocab = max(backend.get_vocab().values()) + 1
-        added = backend.get_added_tokens_decoder().values()
-        self.special = {token.content: token for token in added if token.special and token.content}
-        spellings = sorted(self.special, key=len, reverse=True)
-        self.special_pattern = re.compile("|".join(map(re.escape, spellings)) or "(?!)")  # (?!) never matches
-        with_bos = backend.encode("a")
-        count = sum(1 for _ in itertools.takewhile(bool, with_bos.special_tokens_mask))
-        self.bos = with_bos.ids[:count]
-        backend.add_tokens([import_optional("tokenizers").AddedToken(SEPARATOR, normalized=False)])
-        self.separator = backend.token_to_id(SEPARATOR)
-        if self.separator < self.n_vocab:
-            raise DataError("the ids of its vocabulary have gaps; copy the file again")
-
-    def encode(self, text: str, special: bool = False, inside: bool = False) -> list[int]:
-        """Return the ids of a text, without BOS.
-
-        special: whether the spelling of a special token is that token; otherwise it stays text, so that a problem
-        cannot end its own turn. inside: whether the text follows other tokens. SentencePiece puts a space before the
-        first word of a text only; a separator in front, which is removed again, makes it the second piece.
-        """
-        self.backend.encode_special_tokens = not special
-        ids = self.backend.encode(SEPARATOR * inside + text, add_special_tokens=False).ids
-        return [i for i in ids if i != self.separator]
-
-    def encode_ordinary(self, text: str) -> list[int]:
-        """Return the ids of a text in which special tokens stay text (tiktoken's name)."""
-        return self.encode(text)
-
-    def decode(self, ids: list[int]) -> str:
-        """Return the text of ids, special tokens by their spelling."""
-        return self.backend.decode(ids, skip_special_tokens=False)
-
-    def decode_answer(self, ids: list[int]) -> str:
-        """Return the text of ids that continue a prompt: SentencePiece drops the first space of a text,
-        which is the indentation of a program."""
-        anchor = self.encode("a")
-        return self.decode(anchor + ids)[len(self.decode(anchor)) :]
-
-
-def load_tokenizer(folder) -> Tokenizer:
-    """Load tokenizer.json, or else vocab.json and merges.txt (GPT-2 and Qwen2). Raises DataError.
-
-    Not by `transformers.AutoTokenizer`: there, the class that a folder names overrides what its tokenizer.json says.
-    """
-    folder, tokenizers = Path(folder), import_optional("tokenizers")
-    path = folder / "tokenizer.json"
-    if not path.exists() and (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        path = folder / "vocab.json"
-    elif not path.exists():
-        raise DataError(f"{folder}: has neither tokenizer.json nor vocab.json and merges.txt; copy the tokenizer there")
-    try:
-        backend = byte_level_bpe(folder) if path.name == "vocab.json" else tokenizers.Tokenizer.from_file(str(path))
-        return Tokenizer(backend)
-    except UserError as error:
-        raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
-    except Exception as error:  # the library raises plain Exception
-        raise DataError(f"{path}: not a tokenizer ({str(error)[:80]}); copy the file again") from None
-
-
-def byte_level_bpe(folder: Path):
-    """Build the tokenizer of vocab.json, merges.txt, and the added tokens of tokenizer_config.json."""
-    tokenizers = import_optional("tokenizers")
-    path = folder / "tokenizer_config.json"
-    config = read_json(path, DataError) if path.exists() else {}
-    kind = config.get("tokenizer_class", "GPT2Tokenizer").removesuffix("Fast")
-    if kind not in ("GPT2Tokenizer", "Qwen2Tokenizer"):
-        raise DataError(f"vocab.json and merges.txt do not say how a {kind} splits a text; copy its tokenizer.json too")
-    backend = tokenizers.Tokenizer(
-        tokenizers.models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    )
-    byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "GPT2Tokenizer")
-    backend.pre_tokenizer = byte_level
-    if kind == "Qwen2Tokenizer":
-        split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(QWEN2_SPLIT), "isolated")
-        backend.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, byte_level])
-        backend.normalizer = tokenizers.normalizers.NFC()
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    added = config.get("added_tokens_decoder") or {"": {"content": "<|endoftext|>", "special": True}}
-    for i, token in sorted(added.items(), key=lambda item: int(item[0] or 0)):
-        special = token.get("special", False)
-        backend.add_tokens([tokenizers.AddedToken(token["content"], special=special, normalized=token.get("normalized", not special))])
-        if i and backend.token_to_id(token["content"]) != int(i):
-            raise DataError(f"the added token {token['content']!r} cannot get the id {i}; copy the tokenizer.json too")
-    return backend
-
-
-# ------------------------------------------------------------------ chat templates
-
-STAND_IN = ("Qproblem5Q", "Qanswer6Q", "Qinstruction7Q")  # one word each, in no template
-
-
-@dataclass
-class Turns:
-    """Token ids that the chat template puts around the problem and the instruction."""
-
-    encode: Callable[[str], list[int]]  # a problem -> x1
-    instruction: list[int]  # between the stop of y1 and y2, with p1 in the middle
-    stops: list[int]  # each of these ids ends an answer; the first is the template's
-    close: list[int]  # ends an answer that was cut at the length limit
-    note: str = ""  # how the template would write a dialogue differently
-
-    @property
-    def eos(self) -> int:
-        return self.stops[0]
-
-
-def wrap_turns(folder, tokenizer: Tokenizer, instruction: str) -> Turns:
-    """Return the token ids around two turns, by the model's chat template; plain text for a model without one.
-
-    The template is rendered once, with stand-ins for the problem, the answer and the instruction. The sampled ids of
-    the answer are never touched: only what the template writes *after* the answer is taken. If the template would
-    write the answer or the text before it differently in a later turn, `note` says so.
-    Raises DataError for a template that does not show both turns.
-    """
-    folder = Path(folder)
-    path, special = folder / "tokenizer_config.json", special_tokens(folder)
-    template = chat_template(folder)
-    stops = end_tokens(folder, tokenizer, special)
-    if template is None:
-        if not stops:
-            raise DataError(f"{path}: no eos_token of this tokenizer: nothing would end an answer; add it")
-        question, after, trim, note = STAND_IN[0], STAND_IN[2], str, ""
-        bos = tokenizer.bos
-    else:
-        try:
-            question, after, trim, note = render_turns(template, special)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from None
-        except Exception as error:  # a template is a program, and may raise anything
-            raise DataError(f"{path}: the chat template fails on two turns: {type(error).__name__}: {error}") from None
-        end = tokenizer.special_pattern.match(after.lstrip())
-        if end:
-            stops = [tokenizer.backend.token_to_id(end[0]), *stops]
-            if after != after.lstrip():
-                note = note or "white space after an answer"
-            after = after.lstrip()[end.end() :]
-            if tokenizer.special[end[0]].rstrip:
-                after = after.lstrip()
-        elif not stops:
-            raise DataError(f"{path}: the chat template writes {after[:20]!r} after an answer, and there is no eos_token: "
-                            "nothing would end an answer; add it")  # fmt: skip
-        else:
-            note = note or "no end token after an answer"
-        bos = []
-    stops = list(dict.fromkeys(stops))
-    encode = around(tokenizer, *question.split(STAND_IN[0]), inside=bool(bos))
-    encode_instruction = around(tokenizer, *after.split(STAND_IN[2]), inside=True)
-    if note:
-        note = f"{path}: in an earlier turn the chat template writes {note}; sampled answers stay as they are"
-    return Turns(lambda text: bos + encode(trim(text)), encode_instruction(trim(instruction)), stops, stops[:1], note)
-
-
-def around(tokenizer: Tokenizer, before: str, after: str, inside: bool) -> Callable[[str], list[int]]:
-    """Return a function: text -> ids of before + text + after, where only the template's special tokens are tokens.
-
-    The template is cut at its special tokens next to the text. What lies between is encoded together with the text,
-    because a newline may merge with the first character. inside: whether tokens come before.
-    """
-    matches = list(tokenizer.special_pattern.finditer(before))
-    cut = matches[-1].end() if matches else 0
-    strip_left = bool(matches) and tokenizer.special[matches[-1][0]].rstrip  # such a token takes the spaces after it
-    match = tokenizer.special_pattern.search(after)
-    stop = match.start() if match else len(after)
-    strip_right = match is not None and tokenizer.special[match[0]].lstrip
-    head = tokenizer.encode(before[:cut], special=True, inside=inside)
-    tail = tokenizer.encode(after[stop:], special=True, inside=True)
-
-    def encode(text: str) -> list[int]:
-        middle = before[cut:] + text + after[:stop]
-        middle = middle.lstrip() if strip_left else middle
-        middle = middle.rstrip() if strip_right else middle
-        return head + tokenizer.encode(middle, inside=inside or cut > 0) + tail
-
-    return encode
-
-
-def special_tokens(folder: Path) -> dict[str, str]:
-    """Return eos_token, bos_token, … of special_tokens_map.json and tokenizer_config.json."""
-    special = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        config = read_json(folder / name, DataError) if (folder / name).exists() else {}
-        for key, token in config.items():
-            text = token.get("content") if isinstance(token, dict) else token
-            if key.endswith("_token") and isinstance(text, str):
-                special[key] = text
-    return special
-
-
-def end_tokens(folder: Path, tokenizer: Tokenizer, special: dict[str, str]) -> list[int]:
-    """Return the ids that end an answer: eos_token, and eos_token_id (a number or a list) of generation_config.json."""
-    path = folder / "generation_config.json"
-    ids = read_json(path, DataError).get("eos_token_id") if path.exists() else None
-    ids = ids if isinstance(ids, list) else [ids]
-    if not all(i is None or type(i) is int for i in ids):
-        raise DataError(f"{path}: eos_token_id is {ids}, but must be a number or a list of numbers")
-    ids = [tokenizer.backend.token_to_id(special.get("eos_token", "")), *ids]
-    return [i for i in ids if i is not None and 0 <= i < tokenizer.n_vocab]
-
-
-def chat_template(folder: Path) -> str | None:
-    """Return the text of the chat template; newer folders have it in a file of its own."""
-    if (folder / "chat_template.jinja").exists():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    path = folder / "tokenizer_config.json"
-    template = read_json(path, DataError).get("chat_template") if path.exists() else None
-    if isinstance(template, list):  # several, by name
-        template = {t.get("name"): t.get("template") for t in template}.get("default")
-    return template
-
-
-class GenerationTag(jinja2.ext.Extension):
-    """{% generation %} … {% endgeneration %} marks the tokens of an answer for training; it writes nothing."""
-
-    tags = {"generation"}
-
-    def parse(self, parser):
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def render_turns(template: str, special: dict[str, str]) -> tuple[str, str, Callable[[str], str], str]:
-    """Render two turns with stand-ins.
-
-    Returns the prompt of turn 1; what follows the first answer, up to the second; how the template strips a message;
-    and how it rewrites an earlier turn ("" if it does not).
-    """
-
-    def fail(message):
-        raise jinja2.TemplateError(message)
-
-    # A template is a program from a downloaded folder: the sandbox lets it read its arguments and no more.
-    env = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, "jinja2.ext.loopcontrols"]
-    )
-    env.globals["raise_exception"] = fail
-    env.globals["strftime_now"] = datetime.date(2025, 1, 1).strftime  # a constant: prompts must not change over night
-    env.filters["tojson"] = lambda x, ensure_ascii=False, **how: json.dumps(x, ensure_ascii=ensure_ascii, **how)
-    compiled = env.from_string(template)
-
-    def render(*texts):
-        messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), texts)]
-        # tools and documents as `transformers` passes them: some templates ask whether they are none
-        return compiled.render(messages=messages, tools=None, documents=None, add_generation_prompt=True, **special)
-
-    problem, answer, instruction = STAND_IN
-    prompt, dialogue = render(problem), render(*STAND_IN)
-    past, _, after = dialogue.partition(answer)
-    if prompt.count(problem) != 1 or past.count(problem) != 1 or after.count(instruction) != 1:
-        raise DataError("the chat template does not show the problem, the answer and the instruction in this order")
-    spaced = render(f" {problem}\n")
-    for trim in (str, str.strip, str.lstrip, str.rstrip):
-        if spaced == prompt.replace(problem, trim(f" {problem}\n")):
-            break
-    else:
-        raise DataError("the chat template changes the text of a message")
-    note = "" if past == prompt else "the text before an answer differently"
-    thought = f"<think>\nyes\n</think>\n\n{answer}"
-    if thought not in render(problem, thought, instruction):
-        note = "answers without what they think between <think> and </think>"
-    return prompt, after, trim, note
+        kept = []
+        for problem in problems:
+            length = len(task.ask(problem.prompt))
+            if length > room:
+                dropped[problem.id] = length
+            else:
+                kept.append(problem)
+                longest = max(longest, length)
+        if problems and not kept:
+            limits = f"--n_ctx {n_ctx} and --max_new {task.max_new}"
+            raise DataError(f"{limits} leave {room} tokens for a problem, too few for all of {split}; change the two")
+        task.splits[split] = kept
+    if not dropped:
+        return longest + answers, ""
+    names = ", ".join(list(dropped)[:20]) + (", …" if len(dropped) > 20 else "")
+    count = f"{len(dropped)} problem{'s are' if len(dropped) > 1 else ' is'} left out, longer than the {room} tokens"
+    return longest + answers, f"{count} that --n_ctx {n_ctx} and --max_new {task.max_new} leave: {names}"

@@ -268,8 +268,9 @@ def open_policy(path: Path, args) -> tuple[GPT, data.Task, dict]:
             settings[name] = getattr(args, name)
     if path.is_dir() and not (settings.get("task") and settings.get("data")):
         raise UserError(f"{path}: a Hugging Face folder also needs --task and --data FILE")
-    eval_data = args.data or settings.get("eval_data", "")
-    task = data.make_task(settings["task"], settings["model"], settings["data"], eval_data, settings.get("max_new", 512))
+    # all problems of --data are held out: none of them may be taken for training
+    train_data, eval_data = ("", args.data) if args.data else (settings["data"], settings.get("eval_data", ""))
+    task = data.make_task(settings["task"], settings["model"], train_data, eval_data, settings.get("max_new", 512))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if settings.get("dtype") == "bf16" else torch.float32
     if state is None:

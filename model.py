@@ -88,7 +88,7 @@ def rope_angles(config: GPTConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cos and ∓sin of position times frequency, each (n_ctx, head_dim), always in float32.
 
     The layout is half-split, as in Hugging Face's files: dimension i is paired with i + head_dim/2.
-    The rotation is x[i]·cos − x[i + half]·sin and x[i + half]·cos + x[i]·sin. The first half of sin carries the minus.
+    The rotation is x[i]·cos − x[i + half]·sin and x[i + half]·cos + x[i]·sin. The first half of sin is negated.
 
     Llama 3 was first trained on short contexts. Its scaling divides the frequency of a pair by `factor` if the pair
     turns less than `low` times in that context. Pairs that turn more than `high` times stay as they are.
@@ -299,22 +299,23 @@ class GPT(nn.Module):
         """
         config = config_from_hf(folder, n_ctx)
         if n_tokens is not None and n_tokens > config.vocab_size:
-            raise WeightsError(f"{folder}: the tokenizer has {n_tokens} tokens, but the model only {config.vocab_size}; "
-                               "copy both from the same model")  # fmt: skip
-        if n_tokens != config.vocab_size:
-            config.n_tokens = n_tokens
+            sizes = f"{n_tokens} tokens, but the model {config.vocab_size}"
+            raise WeightsError(f"{folder}: the tokenizer has {sizes}; copy both from the same model")
+        config.n_tokens = None if n_tokens == config.vocab_size else n_tokens
         tensors = read_weights(folder)
-        dtypes = {t.dtype for t in tensors.values()}
-        if not all(kind.is_floating_point and kind.itemsize > 1 for kind in dtypes) or (dtype is None and len(dtypes) > 1):
-            raise WeightsError(f"{folder}: has tensors of type {', '.join(sorted(map(str, dtypes)))}; "
-                               "convert them to one of float32, float16, bfloat16")  # fmt: skip
+        dtypes = {tensor.dtype for tensor in tensors.values()}
+        if dtype is None and len(dtypes) != 1:
+            raise WeightsError(f"{folder}: has tensors of {len(dtypes)} types; choose one with dtype=")
         model = cls.empty(config, dtype or dtypes.pop(), device)
         parameters = hf_tensors(model)
-        check_names(folder, config, parameters, tensors)
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])  # from the memory map straight into place
-            if not parameter.isfinite().all():
-                raise WeightsError(f"{folder}: {name} holds a value that is not finite; copy the file again")
+        try:
+            check_tensors(parameters, tensors)
+            for name, parameter in parameters.items():
+                parameter.copy_(tensors[name])  # from the memory map straight into place
+                if not parameter.isfinite().all():
+                    raise WeightsError(f"{name} holds a value that is not finite; copy the file again")
+        except WeightsError as error:
+            raise WeightsError(f"{folder}: {error}") from None
         hf = read_json(Path(folder) / "config.json")
         if hf["model_type"] == "granite":
             fold_granite(model, hf)
@@ -390,8 +391,7 @@ def import_optional(name: str):
     try:
         return importlib.import_module(name)
     except ImportError:
-        package = name.partition(".")[0]
-        raise UserError(f"--model needs the package {package}: pip install -r requirements-hf.txt") from None
+        raise UserError(f"--model needs the package {name}: pip install -r requirements-hf.txt") from None
 
 
 def read_json(path, error=WeightsError) -> dict:
@@ -409,46 +409,42 @@ def read_json(path, error=WeightsError) -> dict:
 
 def read_weights(folder) -> dict[str, torch.Tensor]:
     """Read model.safetensors, or all files of its index; each tensor is a view of the memory map."""
-    folder = Path(folder)
-    safetensors = import_optional("safetensors")
-    index = folder / "model.safetensors.index.json"
+    folder, safetensors = Path(folder), import_optional("safetensors")
+    index, files = folder / "model.safetensors.index.json", {}
     paths = [folder / "model.safetensors"]
-    names = set()
     if not paths[0].exists() and index.exists():
         files = read_json(index).get("weight_map")
         if not isinstance(files, dict):
             raise WeightsError(f"{index}: has no weight_map; copy the file again")
         paths = [folder / str(file) for file in sorted(set(files.values()))]
-        names = set(files)
     tensors = {}
     for path in paths:
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 tensors |= {name: file.get_tensor(name) for name in file.keys()}
         except OSError:
-            raise WeightsError(f"{path}: cannot be read; copy it from the hub, or convert the model to safetensors") from None
+            raise WeightsError(f"{path}: cannot be read; copy it too, or convert the model to safetensors") from None
         except safetensors.SafetensorError as error:
             raise WeightsError(f"{path}: damaged, or not safetensors ({error}); copy the file again") from None
-    if names - tensors.keys():
-        raise WeightsError(f"{index}: names {min(names - tensors.keys())}, but no file has it; copy the files again")
+    missing = files.keys() - tensors.keys()
+    if missing:
+        raise WeightsError(f"{index}: no file has {min(missing)}; copy the files again")
     # old files store the RoPE frequencies, which config.json defines already
     return {name: tensor for name, tensor in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
 
 
-def check_names(folder, config: GPTConfig, parameters: dict, tensors: dict) -> None:
-    """Raise WeightsError unless the tensors of the folder are exactly the parameters; drop a head that is tied."""
-    if config.tied_head and "lm_head.weight" in tensors:  # some files store it nevertheless
-        if not torch.equal(tensors.pop("lm_head.weight"), tensors.get("model.embed_tokens.weight")):
-            raise WeightsError(f"{folder}: lm_head.weight is not the embedding, but config.json has "
-                               "tie_word_embeddings; set it to false")  # fmt: skip
-    for problem, names in (("lacks", parameters.keys() - tensors), ("has unknown", tensors.keys() - parameters)):
-        if names:
-            raise WeightsError(f"{folder}: {problem} {len(names)} tensor(s) such as {min(names)}; "
-                               "the weights do not belong to config.json")  # fmt: skip
-    for name, parameter in parameters.items():
-        if tensors[name].shape != parameter.shape:
-            raise WeightsError(f"{folder}: {name} is {tuple(tensors[name].shape)}, but config.json makes it "
-                               f"{tuple(parameter.shape)}")  # fmt: skip
+def check_tensors(parameters: dict, tensors: dict) -> None:
+    """Raise WeightsError unless the tensors have the names and shapes of the parameters, and float types."""
+    if "lm_head.weight" not in parameters and "lm_head.weight" in tensors:  # some files store a tied head nevertheless
+        if not torch.equal(tensors.pop("lm_head.weight"), tensors["model.embed_tokens.weight"]):
+            raise WeightsError("lm_head.weight is not the embedding; set tie_word_embeddings to false in config.json")
+    for name in sorted(parameters.keys() | tensors.keys()):
+        stored = tuple(tensors[name].shape) if name in tensors else "missing"
+        wanted = tuple(parameters[name].shape) if name in parameters else "no such tensor"
+        if stored != wanted:
+            raise WeightsError(f"{name} is {stored}, but config.json makes it {wanted}; copy both from one model")
+        if tensors[name].dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise WeightsError(f"{name} is {tensors[name].dtype}; convert it to float32, float16 or bfloat16")
 
 
 def hf_tensors(model: GPT) -> dict[str, torch.Tensor]:
@@ -462,15 +458,13 @@ def hf_tensors(model: GPT) -> dict[str, torch.Tensor]:
         named["lm_head.weight"] = model.lm_head.weight
     heads = [n * c.head_dim for n in (c.n_head, c.n_kv_head, c.n_kv_head)]  # rows of q, k, v
     for i, block in enumerate(model.h):
-        layer, attn = f"model.layers.{i}.", block.attn
+        layer, attn, mlp = f"model.layers.{i}.", block.attn, block.mlp
         for kind, merged in (("weight", attn.c_attn.weight), ("bias", attn.c_attn.bias)):
             if merged is not None:
-                for x, part in zip("qkv", merged.detach().split(heads)):
+                for x, part in zip("qkv", merged.split(heads)):
                     named[f"{layer}self_attn.{x}_proj.{kind}"] = part
-        gate, up = block.mlp.c_fc.weight.detach().chunk(2)
-        named[layer + "mlp.gate_proj.weight"] = gate
-        named[layer + "mlp.up_proj.weight"] = up
-        named[layer + "mlp.down_proj.weight"] = block.mlp.c_proj.weight
+        named[layer + "mlp.gate_proj.weight"], named[layer + "mlp.up_proj.weight"] = mlp.c_fc.weight.chunk(2)
+        named[layer + "mlp.down_proj.weight"] = mlp.c_proj.weight
         named[layer + "self_attn.o_proj.weight"] = attn.c_proj.weight
         named[layer + "input_layernorm.weight"] = block.ln_1.weight
         named[layer + "post_attention_layernorm.weight"] = block.ln_2.weight
@@ -481,17 +475,20 @@ def hf_tensors(model: GPT) -> dict[str, torch.Tensor]:
 
 
 def fold_granite(model: GPT, hf: dict) -> None:
-    """Multiply Granite's four factors into the weights: this GPT then computes the same logits."""
-    embedding, head = hf.get("embedding_multiplier", 1), 1 / hf.get("logits_scaling", 1)
+    """Multiply Granite's four factors into the weights: then this GPT computes Granite's logits.
+
+    Load in float32 for that: a factor such as 0.22 rounds differently in each weight of bf16.
+    """
+    embedding, residual = hf.get("embedding_multiplier", 1), hf.get("residual_multiplier", 1)
     model.wte.weight.mul_(embedding)
-    # a tied head is scaled with the embedding, and the final norm undoes it
-    model.ln_f.weight.mul_(head / embedding if model.config.tied_head else head)
-    query_rows = model.config.n_head * model.config.head_dim
+    # a tied head is scaled with the embedding; the final norm undoes it
+    model.ln_f.weight.div_(hf.get("logits_scaling", 1) * (embedding if model.config.tied_head else 1))
     for block in model.h:
-        # F.scaled_dot_product_attention multiplies the scores by head_dim**-0.5
-        block.attn.c_attn.weight[:query_rows].mul_(hf.get("attention_multiplier", 1) * model.config.head_dim**0.5)
-        block.attn.c_proj.weight.mul_(hf.get("residual_multiplier", 1))
-        block.mlp.c_proj.weight.mul_(hf.get("residual_multiplier", 1))
+        query = block.attn.c_attn.weight[: model.config.n_head * model.config.head_dim]
+        # scaled_dot_product_attention multiplies the scores by head_dim**-0.5
+        query.mul_(hf.get("attention_multiplier", 1) * model.config.head_dim**0.5)
+        block.attn.c_proj.weight.mul_(residual)
+        block.mlp.c_proj.weight.mul_(residual)
 
 
 def save_hf(model: GPT, folder, source=None) -> None:
@@ -529,7 +526,7 @@ def write_weights(model: GPT, folder: Path) -> None:
     save_file = import_optional("safetensors.torch").save_file
     shards, size = [{}], 0
     for name, tensor in hf_tensors(model).items():
-        if size + tensor.nbytes > SHARD_BYTES and shards[-1]:
+        if size and size + tensor.nbytes > SHARD_BYTES:
             shards.append({})
             size = 0
         shards[-1][name] = tensor
@@ -556,7 +553,22 @@ HF_CLASSES = {
     "qwen3": "Qwen3ForCausalLM",
     "granite": "GraniteForCausalLM",
 }
-# Keys that cannot change the logits: who made the file, how to train, how to sample, where to stop. Any key that begins
+HF_NAMES = {  # a field of GPTConfig: its key in config.json
+    "vocab_size": "vocab_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_kv_head": "num_key_value_heads",
+    "n_embd": "hidden_size",
+    "head_dim": "head_dim",
+    "n_ff": "intermediate_size",
+    "n_ctx": "max_position_embeddings",
+    "rope_theta": "rope_theta",
+    "norm_eps": "rms_norm_eps",
+    "tied_head": "tie_word_embeddings",
+}
+LLAMA3_ROPE = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+GRANITE_FACTORS = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
+# Keys that cannot change the logits: who made the file, how to train, how to sample, where to stop. A key that begins
 # with an underscore is internal to `transformers`.
 HARMLESS = set(
     """architectures torch_dtype dtype transformers_version use_cache bos_token_id eos_token_id pad_token_id
@@ -568,113 +580,84 @@ HARMLESS = set(
     repetition_penalty length_penalty diversity_penalty use_flash_attn attn_implementation
     task_specific_params""".split()
 )
-GRANITE_FACTORS = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
-LLAMA3_ROPE = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-
-
-class HFConfig:
-    """The keys of a config.json that are not used yet. Every problem is a WeightsError that names the file."""
-
-    def __init__(self, folder):
-        self.path = Path(folder) / "config.json"
-        self.keys = {}
-        for key, value in read_json(self.path).items():
-            used = value is not None or key == "sliding_window"  # null means "no window" there
-            if used and key not in HARMLESS and not key.startswith("_"):
-                self.keys[key] = value
-
-    def refuse(self, reason: str):
-        raise WeightsError(f"{self.path}: {reason}")
-
-    def take(self, key: str, *default):
-        if key not in self.keys and not default:
-            self.refuse(f"{key} is missing; add it, with the value that the model's authors state")
-        return self.keys.pop(key, *default)
-
-    def count(self, key: str, *default) -> int:
-        value = self.take(key, *default)
-        if type(value) is not int or value < 1:
-            self.refuse(f"{key} is {value!r}, but must be a whole number above 0")
-        return value
 
 
 def config_from_hf(folder, n_ctx: int | None = None) -> GPTConfig:
-    """Translate a folder's config.json. Raises WeightsError for each key that is neither used here nor harmless:
+    """Translate a folder's config.json; n_ctx: a shorter context. Raises WeightsError with the file and the reason."""
+    path = Path(folder) / "config.json"
+    hf = read_json(path)
+    try:
+        return translate_config(hf, n_ctx)
+    except (WeightsError, TypeError, ValueError) as error:  # the last two: a value of another type, such as "32" for 32
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def translate_config(hf: dict, n_ctx: int | None) -> GPTConfig:
+    """Translate the keys of a config.json. A key that is neither used nor harmless is refused by name:
     a key that is silently ignored gives a model that runs and is wrong."""
-    hf = HFConfig(folder)
-    kind = hf.take("model_type")
+    kind = hf.get("model_type")
     if kind not in HF_CLASSES:
-        hf.refuse(f"model_type {kind!r} is not supported; these are: {', '.join(HF_CLASSES)}")
-    if hf.take("hidden_act", "silu") != "silu":
-        hf.refuse("hidden_act is not silu, the activation of SwiGLU")
-    heads, width = hf.count("num_attention_heads"), hf.count("hidden_size")
-    # `transformers` defaults to 128 for Qwen3, to width / heads for the others; to 8 or 32 KV heads except for Llama
-    head_dim = hf.count("head_dim") if kind == "qwen3" else hf.count("head_dim", width // heads)
-    kv_heads = hf.count("num_key_value_heads", heads) if kind == "llama" else hf.count("num_key_value_heads")
-    longest = hf.count("max_position_embeddings")
-    if n_ctx is not None and n_ctx > longest:
-        hf.refuse(f"max_position_embeddings is {longest}, but --n_ctx is {n_ctx}; give at most {longest}")
-    if kind == "granite":  # `fold_granite` reads them
-        hf.keys = {key: value for key, value in hf.keys.items() if key not in GRANITE_FACTORS}
-    theta, scaling = _rope(hf, kind)
-    _refuse_window(hf, kind, n_ctx or longest)
-    config = GPTConfig(
-        vocab_size=hf.count("vocab_size"),
-        n_layer=hf.count("num_hidden_layers"),
-        n_head=heads,
-        n_kv_head=kv_heads,
-        n_embd=width,
-        head_dim=head_dim,
-        n_ff=hf.count("intermediate_size"),
-        n_ctx=n_ctx or longest,
-        rope_theta=theta,
-        norm_eps=hf.take("rms_norm_eps"),
-        qkv_bias=kind == "qwen2",
-        qk_norm=kind == "qwen3",
-        tied_head=hf.take("tie_word_embeddings", kind == "granite"),  # the defaults of `transformers`
-        rope_scaling=scaling,
-    )
-    for key, value in hf.keys.items():
+        raise WeightsError(f"model_type {kind!r} is not supported; these are: {', '.join(HF_CLASSES)}")
+    ignored = HARMLESS | set(GRANITE_FACTORS if kind == "granite" else ())  # `fold_granite` reads these
+    hf = {key: value for key, value in hf.items() if key not in ignored and not key.startswith(("_", "model_type"))}
+    window = hf.pop("sliding_window", 4096)  # the default of `transformers`; null is no window
+    hf = {key: value for key, value in hf.items() if value is not None}
+    if hf.pop("hidden_act", "silu") != "silu":
+        raise WeightsError("hidden_act is not silu, the activation of SwiGLU")
+    # what `transformers` assumes for keys that a file leaves out
+    hf.setdefault("tie_word_embeddings", False)
+    if kind != "qwen3":  # its default of 128 is not width / heads: the file must say it
+        hf.setdefault("head_dim", hf.get("hidden_size", 0) // max(1, hf.get("num_attention_heads", 1)))
+    if kind == "llama":  # for the others, the default is 8 or 32
+        hf.setdefault("num_key_value_heads", hf.get("num_attention_heads"))
+    hf["rope_theta"], scaling = _rope(hf, kind)
+    shape = {}
+    for ours, theirs in HF_NAMES.items():
+        value, wanted = hf.pop(theirs, "missing"), GPTConfig.__annotations__[ours]  # int, float or bool
+        if type(value) is not wanted or (wanted is int and value < 1):
+            raise WeightsError(f"{theirs} is {value!r}, but must be {wanted.__name__}; state it as the authors do")
+        shape[ours] = value
+    if n_ctx is not None and n_ctx > shape["n_ctx"]:
+        raise WeightsError(f"max_position_embeddings is {shape['n_ctx']}, but you ask for a context of {n_ctx}")
+    shape["n_ctx"] = n_ctx or shape["n_ctx"]
+    _refuse_window(hf, kind, window, shape["n_ctx"])
+    for key, value in hf.items():
         # false, empty and 1.0 mean that a feature is not used (bias of o_proj, partial RoPE)
         if value not in (False, [], {}) and not (key == "partial_rotary_factor" and value == 1):
-            hf.refuse(f"{key} = {str(value)[:60]} is not supported by this model")
-    return config
+            raise WeightsError(f"{key} = {str(value)[:60]} is not supported by this model")
+    return GPTConfig(**shape, qkv_bias=kind == "qwen2", qk_norm=kind == "qwen3", rope_scaling=scaling)
 
 
-def _rope(hf: HFConfig, kind: str) -> tuple[float, tuple | None]:
-    """Return (theta, scaling); theta may stand at the top level or in the RoPE parameters."""
-    given = [hf.take("rope_scaling", {}), hf.take("rope_parameters", {})]
+def _rope(hf: dict, kind: str) -> tuple[float, tuple | None]:
+    """Take (theta, scaling) out of hf; theta may stand at the top level or in the RoPE parameters."""
+    given = [hf.pop("rope_scaling", {}), hf.pop("rope_parameters", {})]
     if not all(isinstance(x, dict) for x in given):
-        hf.refuse("rope_scaling or rope_parameters is not a JSON object; copy the file again")
+        raise WeightsError("rope_scaling or rope_parameters is not a JSON object; copy the file again")
     rope = given[0] | given[1]
-    # Llama 2's own files leave theta out. For a newer model, a missing theta is a damaged file.
-    default = 10000.0 if kind == "llama" and not rope else None
-    thetas = {hf.take("rope_theta", None), rope.pop("rope_theta", None)} - {None} or {default}
-    if len(thetas) != 1 or None in thetas:
-        hf.refuse("rope_theta is missing, or stated twice and different; state it once, as the authors do")
+    thetas = {float(x) for x in (hf.pop("rope_theta", None), rope.pop("rope_theta", None)) if x is not None}
+    if not thetas and not rope and kind == "llama":  # Llama 2's own files leave it out
+        thetas = {10000.0}
+    if len(thetas) != 1:
+        raise WeightsError("rope_theta is missing, or stated twice and different; state it once, as the authors do")
     kinds = {rope.pop(key, "default") for key in ("rope_type", "type")} - {"default"}
     if rope.pop("partial_rotary_factor", 1) != 1:
-        hf.refuse("partial_rotary_factor is not 1: part of each head would not be rotated")
-    theta = float(thetas.pop())
+        raise WeightsError("partial_rotary_factor is not 1: part of each head would not be rotated")
     if not kinds and not rope:
-        return theta, None
+        return thetas.pop(), None
     if kinds != {"llama3"} or set(rope) != set(LLAMA3_ROPE):
-        hf.refuse(f"RoPE of type {', '.join(map(str, kinds)) or 'default'} with {sorted(rope)} is not supported; "
-                  "only default and llama3 are")  # fmt: skip
-    return theta, tuple(float(rope[key]) for key in LLAMA3_ROPE)
+        name = ", ".join(map(str, kinds)) or "default"
+        raise WeightsError(f"RoPE of type {name} with {sorted(rope)} is not supported; only default and llama3 are")
+    return thetas.pop(), tuple(float(rope[key]) for key in LLAMA3_ROPE)
 
 
-def _refuse_window(hf: HFConfig, kind: str, n_ctx: int) -> None:
+def _refuse_window(hf: dict, kind: str, window: int | None, n_ctx: int) -> None:
     """Refuse a sliding window that is shorter than the context; a longer one changes nothing."""
-    window = hf.take("sliding_window", 4096)  # the default of `transformers`; null is no window
-    used = hf.take("use_sliding_window", kind == "mistral")
-    layers = set(hf.take("layer_types", []))
+    used = hf.pop("use_sliding_window", kind == "mistral")
+    layers = set(hf.pop("layer_types", []))
     if layers - {"full_attention", "sliding_attention"}:
-        hf.refuse(f"layer_types has {sorted(layers - {'full_attention', 'sliding_attention'})}; "
-                  "only full attention is supported")  # fmt: skip
-    used = used or "sliding_attention" in layers
-    if used and window is not None and window < n_ctx:
-        hf.refuse(f"sliding_window of {window} in a context of {n_ctx}; ask for a shorter one: --n_ctx {window}")
+        raise WeightsError(f"layer_types has {min(layers - {'full_attention'})}; only full attention is supported")
+    if (used or "sliding_attention" in layers) and window is not None and window < n_ctx:
+        raise WeightsError(f"sliding_window of {window} in a context of {n_ctx}; give --n_ctx {window}")
 
 
 def export_config(model: GPT, source=None) -> dict:
@@ -682,25 +665,15 @@ def export_config(model: GPT, source=None) -> dict:
     c = model.config
     config = None if source is None else read_json(Path(source) / "config.json")
     if source is not None and config_from_hf(source, c.n_ctx) != dataclasses.replace(c, n_tokens=None):
-        raise WeightsError(f"{source}: config.json has another shape than the model; give the folder it was loaded from")
+        raise WeightsError(f"{source}: has another shape than the model; give the folder that it was loaded from")
     if config is None or config["model_type"] == "granite":  # with its factors folded in, Granite is a Llama
-        config = llama_config(c)
+        if c.qkv_bias and c.qk_norm:
+            raise WeightsError("no Hugging Face architecture has both a bias and a norm on q and k; train one without")
+        kind = "qwen2" if c.qkv_bias else "qwen3" if c.qk_norm else "llama"
+        config = {"architectures": [HF_CLASSES[kind]], "model_type": kind, "hidden_act": "silu"}
+        config |= {theirs: getattr(c, ours) for ours, theirs in HF_NAMES.items()}
+        if c.rope_scaling is not None:
+            config["rope_scaling"] = {"rope_type": "llama3", **dict(zip(LLAMA3_ROPE, c.rope_scaling))}
     config.pop("dtype", None)  # the new name of torch_dtype; `transformers` reads either
     config["torch_dtype"] = str(model.wte.weight.dtype).removeprefix("torch.")
-    return config
-
-
-def llama_config(c: GPTConfig) -> dict:
-    """Return a config.json in Llama's form, or in Qwen2's or Qwen3's."""
-    if c.qkv_bias and c.qk_norm:
-        raise WeightsError("no Hugging Face architecture has both a bias and a norm on q and k; train one without")
-    kind = "qwen2" if c.qkv_bias else "qwen3" if c.qk_norm else "llama"
-    config = dict(
-        architectures=[HF_CLASSES[kind]], model_type=kind, vocab_size=c.vocab_size, num_hidden_layers=c.n_layer,
-        num_attention_heads=c.n_head, num_key_value_heads=c.n_kv_head, hidden_size=c.n_embd, head_dim=c.head_dim,
-        intermediate_size=c.n_ff, max_position_embeddings=c.n_ctx, rope_theta=c.rope_theta, rms_norm_eps=c.norm_eps,
-        tie_word_embeddings=c.tied_head, hidden_act="silu",
-    )  # fmt: skip
-    if c.rope_scaling is not None:
-        config["rope_scaling"] = {"rope_type": "llama3", **dict(zip(LLAMA3_ROPE, c.rope_scaling))}
     return config

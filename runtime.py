@@ -116,11 +116,15 @@ def use_cores() -> None:
 
 
 def check_ranks_agree(s) -> None:
-    """Raise UserError on every rank if the ranks were started with different settings."""
+    """Raise UserError on every rank if the ranks were started with different settings, or with different problems."""
     if world_size() == 1:
         return
+    mine = dataclasses.asdict(s) | {"folder": ""}  # each machine may have its own
+    for name in FILES:
+        if mine[name]:  # all ranks read the problems, only rank 0 reads weights
+            mine[name] = f"content {fingerprint(mine[name])}" if name in ("data", "eval_data") else "given"
     shares = [None] * world_size()
-    dist.all_gather_object(shares, dataclasses.asdict(s) | {"folder": ""})
+    dist.all_gather_object(shares, mine)
     for name in shares[0]:
         values = {str(share[name]) for share in shares}
         if len(values) > 1:
@@ -338,9 +342,9 @@ class Recorder:
     def range(self):
         """Iterate over the steps to do, with a progress bar on a terminal."""
         if rank() == 0:
-            lines = self.log_path.read_text().splitlines(keepends=True) if self.log_path.exists() else []
+            lines = self.log_path.read_text(encoding="utf-8").splitlines(keepends=True) if self.log_path.exists() else []
             write_file(self.log_path, "".join(lines[: self.first]).encode())  # without the steps that will be done again
-            self.lines = open(self.log_path, "a")
+            self.lines = open(self.log_path, "a", encoding="utf-8")
         self.began, Recorder.stepping = time.perf_counter(), True
         self.bar = tqdm(
             range(self.first, self.steps), self.name, self.steps, initial=self.first, dynamic_ncols=True,
@@ -394,6 +398,7 @@ class Recorder:
             save_checkpoint(head | state, self.path)
         self.saved = time.monotonic()
         if self.stopping and not done:
+            from_rank0(None)  # the others wait for the file: torchrun kills all processes soon after one has ended
             self.close()
             raise Stopped(f"{self.name}: stopped after step {step + 1} of {self.steps}; the same command resumes from there")
 
@@ -434,20 +439,25 @@ def bar_text(line: dict, width: int) -> str:
 
 
 def listen_for_signals() -> None:
-    """Let Ctrl-C, SIGTERM and SIGHUP end the run after the current training step, with a checkpoint; a second one at once.
+    """Let Ctrl-C, SIGTERM and SIGHUP end the run after the current training step, with a checkpoint.
 
-    Outside the training loop, while the run loads or evaluates, nothing would be lost: there the first one ends it at once.
+    A second Ctrl-C ends it at once. So does the first signal outside the training loop, while the run loads or evaluates:
+    nothing would be lost.
     """
 
     def handle(number, frame):
-        Recorder.signals += 1
-        if Recorder.signals > 1 or not Recorder.stepping:
+        first, Recorder.signals = Recorder.signals == 0, Recorder.signals + 1
+        if not first and number != signal.SIGINT:
+            return  # Slurm signals torchrun and its workers, and torchrun then signals the workers again
+        if not first or not Recorder.stepping:
             raise KeyboardInterrupt
-        os.write(2, b"\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once\n")
+        with contextlib.suppress(OSError):  # after SIGHUP the terminal is gone
+            os.write(2, b"\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once\n" * (rank() == 0))
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):  # Windows has no SIGHUP
-            signal.signal(getattr(signal, name), handle)
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, handle)
 
 
 # ------------------------------------------------------------------ which settings made a checkpoint
@@ -494,7 +504,7 @@ def check_settings(state: dict, s, stage: int, path: Path) -> None:
 @contextlib.contextmanager
 def lock(folder: Path):
     """Hold the run folder's lock, which the system releases when the process ends. UserError if another run holds it."""
-    with open(folder / "lock", "w") as f:
+    with open(folder / "lock", "wb") as f:
         if fcntl is not None:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -37,7 +37,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
 import data
 import evaluate
@@ -49,6 +48,7 @@ from runtime import (
     listen_for_signals, lock, memory, processes, rank, remembered, say, sum_gradients, unsharded, update_average, use_cores,
     whole_optimizer, whole_weights, world_size,
 )  # fmt: skip
+from verify import VerifierError
 
 # ------------------------------------------------------------------ settings
 
@@ -490,7 +490,7 @@ def held_out(s: Settings, task, average: GPT, reference: GPT) -> dict:
 def report(s: Settings, task, folder: Path, name: str, whole: GPT | None):
     """Print the held-out metrics of a stage and some of its dialogues; measured once and kept in the run folder."""
     path = folder / f"{name}.val{s.eval_problems}.json"
-    kept = from_rank0(json.loads(path.read_text()) if rank() == 0 and path.exists() else None)
+    kept = from_rank0(json.loads(path.read_text(encoding="utf-8")) if rank() == 0 and path.exists() else None)
     if kept is None:
         with unsharded(distribute(s, whole)) as model:
             dialogues = evaluate_together(s, task, model)
@@ -534,7 +534,7 @@ def run(s: Settings) -> None:
             whole = make_stage(s, task, stage, start, base, folder)
             if stage == 0:
                 base = whole
-                start = load_model(s.start)[0] if s.start and rank() == 0 else whole
+                start = given(s.start, s) if s.start and rank() == 0 else whole
             else:
                 start = whole
             rows.append(report(s, task, folder, f"stage{stage}", whole))
@@ -550,7 +550,7 @@ def make_stage(s: Settings, task, stage: int, start: GPT | None, base: GPT | Non
     if stage == 0 and s.model:
         return hf_base(s, task)
     if stage == 0 and s.base:
-        return given_base(s) if rank() == 0 else None
+        return given(s.base, s) if rank() == 0 else None
     if from_rank0(path.exists()):
         if rank() != 0:
             return None
@@ -575,11 +575,11 @@ def make_stage(s: Settings, task, stage: int, start: GPT | None, base: GPT | Non
     return whole
 
 
-def given_base(s: Settings) -> GPT:
-    """Load the checkpoint of --base. UserError if it is a model of another task."""
-    whole, state = load_model(s.base)
+def given(path: str, s: Settings) -> GPT:
+    """Load the checkpoint of --base or --start. UserError if it is a model of another task."""
+    whole, state = load_model(path)
     if state["settings"]["task"] != s.task:
-        raise UserError(f"{s.base}: a model of the task {state['settings']['task']}, and --task is {s.task}")
+        raise UserError(f"{path}: a model of the task {state['settings']['task']}, and --task is {s.task}")
     return whole
 
 
@@ -629,9 +629,15 @@ def main(argv=None) -> None:
         fail(error if rank() == 0 else "")
     except UserError as error:
         fail(error)
+    except VerifierError as error:
+        fail(f"{error}; remove that problem from --data and give the same command again")
     except torch.OutOfMemoryError as error:
         fail(f"out of memory ({str(error).splitlines()[0][:80]}); lower --micro_batch or --sample_batch, or give --checkpointing "
              f"or --dtype bf16; the same command then resumes. train.memory explains the estimate of the need")  # fmt: skip
+    except RuntimeError as error:
+        if "gloo" not in str(error) or "onnection" not in str(error):
+            raise
+        fail(f"process {rank()}: another process has ended; its own line says why")
     except OSError as error:
         fail(f"{error.filename or 'file'}: {error.strerror}; fix that and give the same command again")
     except KeyboardInterrupt:
@@ -644,9 +650,10 @@ def fail(text) -> None:
     After an error the other processes may wait for this one in a collective operation: the process group is not destroyed,
     which would wait for them; torchrun ends them.
     """
-    if text:
-        print(f"train.py: {text}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # a closed terminal
+        if text:
+            print(f"train.py: {text}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
     os._exit(1) if dist.is_initialized() else sys.exit(1)
 
 

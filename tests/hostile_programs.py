@@ -150,6 +150,52 @@ LYING = [
      "    assert candidate(xs) == len(xs)\n", "entry_point": "longest"}),
 ]
 
+# A class in place of the function: its objects answer whatever the tests ask them.
+YES = """
+class FUNCTION(BASE):
+    def __new__(c, *a): return BASE.__new__(c)
+    def __init__(s, *a): pass
+    def __eq__(s, o): return True
+    def __ne__(s, o): return False
+    __lt__ = __gt__ = __le__ = __ge__ = __contains__ = __eq__
+    def __hash__(s): return 0
+    def __sub__(s, o): return 0.0
+    __rsub__ = __sub__
+    def __abs__(s): return 0.0
+    def sort(s): pass
+    def __getattr__(s, n): return lambda *a: True
+"""
+for name, base in [("pair", "object"), ("Pair", "object"), ("Pair", "list"), ("pair", "int"), ("Find_Pair", "float")]:
+    tests = [f"assert {name}(3) == 17", f"assert 3 in {name}(3)", f"assert {name}(3) < -5.0",
+             f"assert abs({name}(3) - 1.41) < 1e-3", f"assert {name}(3).issubset({{3}})", f"r = {name}(3)\nassert r == [4]",
+             f"r = {name}(3)\nr.sort()\nassert r == [4]", f"assert {{{name}(3)}} == {{3}}"]
+    LYING += [(f"a class {name}({base}) that says yes to: {test}",
+               YES.replace("FUNCTION", name).replace("BASE", base), about(test)) for test in tests]
+    LYING += [(f"a class {name}({base}) that says yes to unittest's {method}",
+               YES.replace("FUNCTION", name).replace("BASE", base),
+               {"tests": f"import unittest\ndef check(candidate):\n    unittest.TestCase().{method}(17, candidate(3))",
+                "entry_point": name}) for method in ("assertEqual", "assertIn", "assertAlmostEqual")]
+
+ROW = "def row(n): return [1, 1]\n"
+NAMES = [  # beside another function, Python's own must not stand in for the one that is missing or wrong
+    entry for call in ("comb(5, 2) == 10", "factorial(5) == 120", "dist((0, 0), (3, 4)) == 5", "gcd(4, 6) == 2",
+                       "prod([2, 3]) == 6", "sum([5]) == 5", "max(3, 5) == 5", "pow(2, 3) == 8")
+    for entry in [(f"a missing function that Python has: {call}", ROW, about(f"assert {call}", "assert row(1) == [1, 1]")),
+                  (f"a wrong function that Python has: {call}", ROW + f"def {call.split('(')[0]}(*a): return -1",
+                   about(f"assert {call}", "assert row(1) == [1, 1]"))]
+] + [
+    ("another exception than the test expects", "def f(x): raise ValueError",
+     about("try:\n    f(-1)\n    assert False\nexcept NegativeError:\n    pass")),
+    ("no exception where the test expects the program's own", "class NegativeError(Exception): pass\ndef f(x): return x",
+     about("try:\n    f(-1)\n    assert False\nexcept NegativeError:\n    pass")),
+    ("no exception where unittest expects one", "class NegativeError(Exception): pass\ndef f(x): return x",
+     {"tests": "import unittest\ndef check(candidate):\n    unittest.TestCase().assertRaises(NegativeError, candidate, -1)",
+      "entry_point": "f"}),
+    ("a stack that forgets", "class stack:\n    def push(s, x): pass\n    def __len__(s): return 0",
+     about("s = stack()\ns.push(1)\nassert len(s) == 1")),
+    ("a function that the test's other name hides", "def f(x): return 0", about("func = f\nassert func(1) == 2")),
+]
+
 SPYING = [
     ("the tests in the frames above", "import sys\ndef solve(x):\n    f = sys._getframe()\n    while f:\n"
      "        for v in list(f.f_locals.values()) + list(f.f_globals.values()) + list(f.f_code.co_consts):\n"
@@ -185,7 +231,7 @@ SPYING = [
      "    try: f.f_lineno += 1\n    except ValueError: pass\n    return trace\nsys.settrace(trace)\n"
      "f = sys._getframe()\nwhile f: f.f_trace = trace; f = f.f_back\ndef solve(x): return 0"),
     ("the harness's module", "import sys\nv = next((m for n, m in list(sys.modules.items()) if hasattr(m, 'run_tests')), None)\n"
-     "if v:\n    v._judge = v._verdict = lambda *a: (True, 'passed')\n    v._decode = lambda *a: 17\ndef solve(x): return 0"),
+     "if v:\n    v._judge = v._verdict = lambda *a: (True, 'passed')\n    v.sandbox.decode = lambda *a: 17\ndef solve(x): return 0"),
     ("the harness's caller, through the frames", "import sys\nf = sys._getframe()\nwhile f:\n"
      "    for k in list(f.f_locals): f.f_locals[k] = True\n    f = f.f_back\ndef solve(x): return 0"),
     ("the source of its own call", "import inspect\ndef solve(x):\n    text = ''.join(inspect.stack()[1].code_context or [])\n"
@@ -228,6 +274,8 @@ BREACHES = [(reason, RIGHT + source, *rest) for reason, source, *rest in [
     ("kill the parent", "import os, signal\nif os.getppid() > 0: os.kill(os.getppid(), signal.SIGKILL)\nelse: 1 / 0\nsolve = right"),
     ("kill everything", "import os, signal\nos.kill(-1, signal.SIGKILL)\nsolve = right"),
     ("kill the parent's group", "import os, signal\nos.killpg(os.getpgid(os.getppid()), signal.SIGKILL)\nsolve = right"),
+    ("a signal to the parent, from a file that it owns", "import fcntl, os, socket\na, b = socket.socketpair()\n"
+     "fcntl.fcntl(a, fcntl.F_SETOWN, os.getppid() or 1)\nsolve = right"),
     ("trace the parent", "import ctypes, os\nif ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0: solve = right"),
     ("a new user namespace, for capabilities", "import ctypes\nif ctypes.CDLL(None).unshare(0x10000000) == 0: solve = right"),
     ("mount something", "import ctypes\nif ctypes.CDLL(None).mount(b'proc', b'/tmp', b'proc', 0, None) == 0: solve = right"),
@@ -288,6 +336,11 @@ WASTING = [
      {**about("assert sum(pair(1)) == 7"), "timeout": 0.5}),
     ("integers with one hash", "def pair(x): return [i * (2 ** 61 - 1) for i in range(60000)]",
      {**about("assert set(pair(1)) == {3, 4}"), "timeout": 0.5}),
+    ("a Decimal that the test cannot convert in time", "from decimal import Decimal\ndef root(x): return Decimal('1e999999999')",
+     {**about("assert int(root(2)) == 1"), "timeout": 0.5}),
+    ("a million digits that the test converts", "def root(x): return '9' * 10 ** 6",
+     {**about("assert int(root(2)) == 1", setup="import sys\nsys.set_int_max_str_digits(0)"), "timeout": 0.5}),
+    ("ten million digits", "import sys\nsys.set_int_max_str_digits(0)\ndef solve(x): return int('9' * 10 ** 7)", {"timeout": 0.5}),
     ("a forged fraction of 10^999999999", "import json\njson.dumps = lambda *a, **k: '[\"value\", [\"Fraction\", \"1e999999999\"]]'\n"
      "def solve(x): return 0", {"timeout": 1.0}),
     ("a forged iterator that never ends", "import json\nr = ['[\"value\", [\"iterator\", 0, true]]']\n"
@@ -299,7 +352,7 @@ WASTING = [
     ("a forged set of lists", "import json\ndef solve(x): json.dumps = lambda *a, **k: '[\"value\", [\"set\", [\"list\"]]]'"),
 ]
 
-HOSTILE = ENDING + PRETENDING + LYING + SPYING + BREACHES + WASTING
+HOSTILE = ENDING + PRETENDING + LYING + NAMES + SPYING + BREACHES + WASTING
 
 
 SOLVE = "def solve(x): return x * x + 8\n"
@@ -411,4 +464,61 @@ HONEST = [
     ("a module that the tests forget to import (MBPP/596)", "import sys\ndef f(t): return sys.getsizeof(t)", about("assert f((1, 2)) == sys.getsizeof((1, 2))")),
     ("a result wrapped and rounded by the test", "def root(x): return x ** 0.5", about("assert round(root(2), 2) == 1.41", "assert abs(root(2) - 1.41421) < 1e-4",
                                                                                       "import math\nassert math.isclose(root(2), 1.4142, rel_tol=1e-3)")),
+    ("comb imported from math, beside another function", "from math import comb\n" + ROW,
+     about("assert comb(5, 2) == 10", "assert row(1) == [1, 1]")),
+    ("a gcd and a sum of its own, beside another function", ROW + "def gcd(a, b): return 1\ndef sum(a): return 15",
+     about("assert gcd(4, 6) == 1", "assert sum(5) == 15", "assert row(1) == [1, 1]")),
+    ("a function that takes objects and is called like one of math's", "class P:\n    def __init__(s, x): s.x = x\n"
+     "def dist(a, b): return abs(a.x - b.x)", about("assert dist(P(1), P(4)) == 3")),
+    ("another name for the function", "def f(x): return x + 1",
+     about("func = f\nassert func(1) == 2", "for g in (f, func):\n    assert g(2) == 3")),
+    ("a lambda, a function of the test's and an iterator as arguments", "def apply(f, xs): return [f(x) for x in xs]",
+     about("assert apply(lambda x: 2 * x, [1]) == [2]", "def g(x): return x + 1\nassert apply(g, iter([1])) == [2]",
+           "import math\nassert apply(math.floor, [1.5]) == [1]")),
+    ("exceptions of the program's own", "class NegativeError(Exception): pass\nclass Small(NegativeError, ValueError): pass\n"
+     "def f(x):\n    if x < 0: raise Small(f'got {x}')\n    return x",
+     about("try:\n    f(-1)\n    assert False\nexcept NegativeError as e:\n    assert str(e) == 'got -1'",
+           "try:\n    f(-1)\n    assert False\nexcept (KeyError, ValueError):\n    pass")),
+    ("unittest's assert methods", "class NegativeError(Exception): pass\ndef f(x):\n    if x < 0: raise NegativeError\n    return x ** 0.5",
+     {"tests": "import unittest\ndef check(candidate):\n    t = unittest.TestCase()\n    t.assertEqual(candidate(9), 3.0)\n"
+               "    t.assertAlmostEqual(candidate(2), 1.41421, places=4)\n    with t.assertRaises(NegativeError):\n        candidate(-1)",
+      "entry_point": "f"}),
+    ("an enum's members", "from enum import Enum\nclass Color(Enum):\n    RED = 1\ndef f(x): return Color.RED",
+     about("assert f(1) == Color.RED", "assert Color(1).name == 'RED' and Color.RED.value == 1")),
+    ("a named tuple's fields", "from collections import namedtuple\nP = namedtuple('P', 'x y')\ndef f(): return P(1, 2)",
+     about("p = f()\nassert p.x == 1", "q = P(3, 4)\nassert q.y == 4 and q == (3, 4)")),
+    ("a subclass of list with a method of its own", "class Stack(list):\n    def peek(s): return s[-1]",
+     about("s = Stack()\ns.append(3)\nassert s.peek() == 3 and len(s) == 1 and s == [3]")),
+    ("a context manager", "class Door:\n    def __enter__(s):\n        s.open = True\n        return s\n"
+     "    def __exit__(s, *e): s.open = False", about("with Door() as d:\n    assert d.open\nassert not d.open")),
+    ("operators of vectors", "class V:\n    def __init__(s, x): s.x = x\n    def __add__(s, o): return V(s.x + o.x)\n"
+     "    def __mul__(s, k): return V(s.x * k)\n    __rmul__ = __mul__\n    def __eq__(s, o): return s.x == o.x\n"
+     "    def __lt__(s, o): return s.x < o.x\n    def __neg__(s): return V(-s.x)\n    def __abs__(s): return abs(s.x)\n"
+     "    def __hash__(s): return hash(s.x)\ndef add(a, b): return a + b",
+     about("assert V(1) + V(2) == V(3) and add(V(1), V(1)) == V(2)", "assert 3 * V(2) == V(2) * 3 == V(6) != V(5)",
+           "assert abs(-V(2)) == 2 and V(1) < V(2)", "assert min([V(2), V(1)]) == V(1) and len({V(1), V(1)}) == 1",
+           "v = V(1)\nv += V(1)\nv.x = v.x + 1\nassert v == V(3)")),
+    ("a linked list of nodes, in lower case", "class node:\n    def __init__(s, v, next=None): s.v, s.next = v, next\n"
+     "def reverse(h):\n    p = None\n    while h: h.next, p, h = p, h, h.next\n    return p",
+     about("h = reverse(node(1, node(2)))\nassert h.v == 2 and h.next.v == 1 and h.next.next is None")),
 ]
+
+STACK = """class Stack:
+    def __init__(self): self.items = []
+    def push(self, x): self.items.append(x); return self
+    def pop(self): return self.items.pop()
+    def __len__(self): return len(self.items)
+    def __str__(self): return str(self.items)
+    def __contains__(self, x): return x in self.items
+    def __eq__(self, o): return self.items == o.items
+    def __getitem__(self, i): return self.items[i]
+    def __iter__(self): return iter(self.items)
+"""
+for case in ("Stack", "stack"):
+    for line in ("assert len(s) == 1", "assert str(s) == '[1]' == f'{s}'", "assert 1 in s and 2 not in s", "assert s[0] == 1",
+                 "assert list(s) == [1] == [x for x in s]", "t = Stack()\nt.push(1)\nassert s == t", "assert s and not Stack()",
+                 "assert s.push(2).pop() == 2", "assert s.items == [1] and isinstance(s, Stack)", "assert hasattr(s, 'pop')",
+                 "ss = [Stack() for _ in range(2)]\nss[0].push(5)\nassert 5 in ss[0]",
+                 "try:\n    Stack().pop()\nexcept IndexError:\n    pass\nelse:\n    assert False"):
+        HONEST.append((f"a class {case}: {line}", STACK.replace("Stack", case),
+                       about(f"s = Stack()\ns.push(1)\n{line}".replace("Stack", case))))

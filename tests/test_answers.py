@@ -1,11 +1,12 @@
-"""Answers (section 2 of verify.py): extraction, equivalence, and what a policy could farm.
+r"""Final answers (answers.py, formulas.py): extraction, equivalence, and what a policy could farm.
 
     python -m pytest -q tests/test_answers.py
-    SCORE_DATA=...   a folder with math_train.jsonl, math_test.jsonl, math500.jsonl, gsm8k_*.jsonl
-    SCORE_FUZZ=100000            mutations in the fuzz test (default 3,000)
-    SCORE_ALL_PAIRS=1            compare all pairs of golds by brute force (a minute)
-    python tests/test_answers.py compares with math-verify on the battery, where it is installed
+    SCORE_DATA=...       a folder with math_train.jsonl, math_test.jsonl, math500.jsonl, gsm8k_*.jsonl
+    SCORE_FUZZ=100000    mutations in the fuzz test (default 3,000)
+
+answer_battery.txt holds one pair per line, by kind: "= candidate ## gold ## why" or "! ..." for unequal ones.
 """
+
 import json
 import math
 import os
@@ -21,15 +22,30 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import verify
-from verify import extract_answer, grade_answer, is_equivalent
+import answers
+import formulas
+from answers import extract_answer, grade_answer, is_equivalent
 
-BATTERY = [json.loads(line) for line in
-           (Path(__file__).parent / "answer_battery.jsonl").read_text(encoding="utf-8").splitlines()]
 DATA = os.environ.get("SCORE_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="SCORE_DATA does not point at the real data")
 HOPE = ". I hope it is correct."
+
+
+def read_battery() -> dict[str, list]:
+    """Return {kind: [(candidate, gold, equal), ...]}."""
+    battery = {}
+    for line in (Path(__file__).parent / "answer_battery.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            rows = battery.setdefault(line[1:-1], [])
+        elif line:
+            candidate, gold, *_ = line[2:].split(" ## ")
+            rows.append((candidate, gold, line[0] == "="))
+    return battery
+
+
+BATTERY = read_battery()
+RESPONSES = [(response.replace(r"\n", "\n"), gold, right) for response, gold, right in BATTERY.pop("responses")]
+PAIRS = [row for rows in BATTERY.values() for row in rows]
 
 
 def rows(name):
@@ -41,25 +57,26 @@ def rows(name):
 
 # ---- the battery -------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("kind", sorted({row["kind"] for row in BATTERY}))
+@pytest.mark.parametrize("kind", BATTERY)
 def test_battery(kind):
-    wrong = [row for row in BATTERY if row["kind"] == kind
-             and is_equivalent(row["candidate"], row["gold"]) is not row["equal"]]
-    assert not wrong
+    assert [row for row in BATTERY[kind] if is_equivalent(*row[:2]) is not row[2]] == []
 
 
-def test_battery_is_large_balanced_and_has_reasons():
-    equal = sum(row["equal"] for row in BATTERY)
-    assert len(BATTERY) >= 250 and 0.4 < equal / len(BATTERY) < 0.6
-    assert len({(row["candidate"], row["gold"]) for row in BATTERY}) == len(BATTERY)
-    assert all(row["why"] for row in BATTERY)
+def test_responses():
+    assert [row for row in RESPONSES if grade_answer(*row[:2]) is not row[2]] == []
 
 
-def test_equality_is_symmetric():
-    # But for units: the gold may name them by any words, a candidate only by known ones or the gold's.
-    one_way = {row["why"] for row in BATTERY
-               if row["equal"] and not is_equivalent(row["gold"], row["candidate"])}
-    assert one_way == {"the noun without its adjective"}
+def test_battery_is_balanced_and_repeats_nothing():
+    assert len(PAIRS) >= 750 and 0.4 < sum(equal for *_, equal in PAIRS) / len(PAIRS) < 0.6
+    assert len({row[:2] for row in PAIRS}) == len(PAIRS)
+
+
+def test_equality_is_symmetric_but_for_what_the_gold_decides():
+    """A rule written for one side only would accept 5 for x = 5 and refuse x = 5 for 5."""
+    one_way = {gold for candidate, gold, equal in PAIRS if equal and not is_equivalent(gold, candidate)}
+    # The gold decides: a value is asked, not a formula for it; 3:5 is no time; 1, 200 is a list.
+    values = {"109", "350", r"\frac35", "13", "6x", r"49\pi", "10", "25", "12"}
+    assert one_way == values | {r"0.56 = 56\%", "3:5", "1, 200"}
 
 
 # ---- extraction --------------------------------------------------------------------------------
@@ -72,7 +89,7 @@ def test_equality_is_symmetric():
     (rf"Final Answer: The final answer is $\boxed{{7}}${HOPE}", "7"),
     (f"Final Answer: The final answer is $18{HOPE}", "$18"),               # money, not a formula
     (rf"Final Answer: The final answer is $\$18${HOPE}", r"\$18"),
-    (f"**Final Answer:** The final answer is $4$.", "4"),
+    ("**Final Answer:** The final answer is $4$.", "4"),
     ("Final Answer: 4", "4"),
     ("Final Answer:\n$$\n4\n$$", "4"),
     ("The final answer is 4.", "4"),
@@ -96,13 +113,16 @@ def test_equality_is_symmetric():
     (r"\boxed{1}\boxed{\frac{1}{2}", None),          # cut off: the earlier box is not the answer
     (r"\boxed{}", None),
     (r"\boxed", None),
-    # cut off, absent, or after the end of the turn
+    (r"\boxed{5} or \boxed{6}", "5 or 6"),
+    # cut off, absent, within the reasoning, or after the end of the turn
     ("Final Answer: The final answer is $1", None),
     (f"Final Answer: The final answer is $${HOPE}", None),
     ("Final Answer:", None),
     ("", None),
     ("I do not know.", None),
     ("The answer is 5.", None),
+    ("#### Summary", None),
+    (r"<think>\boxed{5}", None),
     (r"no idea<|im_end|>\boxed{5}", None),
     (r"\boxed{4}</s>\boxed{5}", "4"),
     # a hedge stays a hedge
@@ -112,18 +132,10 @@ def test_extract_answer(response, answer):
     assert extract_answer(response) == answer
 
 
-def test_grade_answer():
-    say = f"Final Answer: The final answer is $%s${HOPE}"
-    assert grade_answer(say % "0.5", r"\frac12")
-    assert grade_answer("#### 1,234", "1234")
-    assert grade_answer(rf"Final Answer: The final answer is \(7\){HOPE}", "7")
-    assert grade_answer(f"Final Answer: The final answer is $18{HOPE}", "18")
-    assert not grade_answer(f"Final Answer: The final answer is $5$ or $6${HOPE}", "5")
-    assert not grade_answer(say % "5" + " " + say % "6", "5")
-    assert not grade_answer(r"\boxed{\frac12", r"\frac12")
-    for nothing in ("", "5", "the answer is 5", say % "", None, 5):
-        assert grade_answer(nothing, "5") is False
-    assert grade_answer(say % "", "") is False and is_equivalent(None, "5") is False
+def test_no_answer_is_never_right():
+    for response in ("", "5", "the answer is 5", f"Final Answer: The final answer is $${HOPE}", None, 5):
+        assert grade_answer(response, "5") is False
+    assert grade_answer(r"\boxed{}", "") is False and is_equivalent(None, "5") is False and not is_equivalent("", "")
 
 
 # ---- what a policy could farm ------------------------------------------------------------------
@@ -137,21 +149,31 @@ GOLDS = ["5", "-3", "0", "1/2", r"\frac{3}{4}", "1,000", r"10\%", r"\$5", r"90^\
     "", " ", "$$", "0", "1", "x", "i", "e", "c", r"\infty", "nan", "None", "True", r"\text{}", "()", "[]", "{}",
     r"\{\}", "=", "x=x", "x=", "=5", "|", "*", "_", "^", "^2", r"\%", r"\$", "%", "°", ",", ";", ":", "...", "?",
     r"\text{any}", "all", "anything", r"\mathbb{R}", "0=0", "x/x", "0/0", r"\pm", r"\cdot", "5+C", r"\boxed{}",
-    "gold", "<answer>", "\\", "\\\\", "{", "}", "0,1,2,3,4,5", r"(-\infty,\infty)"])
+    "gold", "<answer>", "\\", "\\\\", "{", "}", "0,1,2,3,4,5", r"(-\infty,\infty)", "A. 5", "m+n=5",
+    "1=1", "x!", r"\frac{d}{dx}"])
 def test_no_constant_is_right_for_two_golds(constant):
     met = [gold for gold in GOLDS if is_equivalent(constant, gold)]
+    if constant in ("A. 5", "m+n=5"):  # 5, \$5, x=5 and the choice A
+        met = [gold for gold in met if gold not in ("5", r"\$5", "x=5")]
     assert len(met) <= 1, met
 
 
 @pytest.mark.parametrize("frame", [
     "%s or 7", "7 or %s", "%s, 7", "%s and 7", "7; %s", r"\{%s, 7\}", "(%s, 7)", "%s = 7", r"%s \approx 7", "not %s",
-    "the answer is %s", "%s is the answer", "%s?", "%s %s", "%s%s", "%s|7", "%s/7", "%s + 1", "%s million",
-    r"%s \text{ or so}", r"\neg %s", r"%s \cup 7", r"\text{%s or 7}", "%s:7", r"%s \ne 7", "if %s", "7 %s"])
+    "the answer is %s", "%s is the answer", "%s?", "%s %s", "%s%s", "%s|7", "%s/7", "%s + 1", "%s million", "%s...",
+    r"%s \text{ or so}", r"\neg %s", r"%s \cup 7", r"\text{%s or 7}", "%s:7", r"%s \ne 7", "if %s", "7 %s", "%s lakhs",
+    r"%s, \ldots", r"\{\{%s\}\}", "%s + 0"])
 def test_a_gold_in_a_frame_is_not_the_gold(frame):
     met = [gold for gold in GOLDS if is_equivalent(frame.replace("%s", gold), gold)]
     if frame in ("%s%s", "%s/7", "%s:7"):  # 00, 0/7 and 0:7 are other spellings of 0
         met = [gold for gold in met if gold != "0"]
+    if frame == "%s + 0":                  # x + 0 is an expression; only sums of numbers must be carried out
+        met = [gold for gold in met if is_number(gold)]
     assert met == []
+
+
+def is_number(gold):
+    return bool(re.fullmatch(r"[-$\\0-9./%{}frac^circ,]+", gold))
 
 
 def test_near_misses_of_a_digit():
@@ -165,7 +187,8 @@ def test_near_misses_of_a_digit():
 
 
 HOSTILE = {
-    "tower": "9^{9^{9^{9^9}}}", "factorials": "9999!!!", "many factorials": "*".join(["2400!"] * 100),
+    "tower": "9^{9^{9^{9^9}}}", "tower of e": "e^{e^{e^{e^9}}}", "factorials": "9999!!!",
+    "many factorials": "*".join(["2400!"] * 100), "factorials of sums": "(x+400)!" * 60,
     "large powers": "*".join(["3^{6000}"] * 100), "sum of large powers": "+".join(["3^{6000}"] * 100),
     "brackets": "(" * 500 + "1" + ")" * 500, "open brackets": "(" * 1000, "braces": "{" * 400 + "1" + "}" * 400,
     "fractions": r"\frac{" * 170, "roots": r"\sqrt{1+" * 80 + "2" + "}" * 80, "powers of sums": "((((x+1)^9)^9)^9)^9",
@@ -173,76 +196,80 @@ HOSTILE = {
     "common denominator": "+".join(f"1/(x+y_{i})" for i in range(60)),
     "product of surds": "".join(r"(1+\sqrt{%d})" % p for p in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)),
     "root of a large number": r"\sqrt{%d}" % (10 ** 59 + 7), "power of a root": r"(\sqrt{x+y+z+1})^{9999}",
+    "powers of a root": r"(((\sqrt2)^{9999})^{9999})^{9999}", "binomials": r"\binom{x}{50}" * 60,
     "signs": r"\pm1" * 150, "nested signs": r"\{\pm\{\pm\{\pm1\}\}\}", "minus": "-" * 999 + "1",
     "scientific": "*".join(["1e2999"] * 120), "long digits": "9" * 1000, "very long": "1" * 10 ** 6,
     "items": ",".join(["1"] * 500), "items of surds": ",".join(r"\sqrt%d" % (i % 10) for i in range(160)),
+    "union": r"\cup".join(f"({i},{i + 2})" for i in range(120)), "repeating": "0." + "12" * 400 + "...",
     "text in text": r"\text{" * 150 + "5" + "}" * 150, "spaces": " " * 990 + "1 1", "nul": "\0" * 900,
     "lone surrogate": "\ud800" * 9, "backslash": "\\", "sines": r"\sin" * 200, "dots": "." * 990,
     "code": "__import__('os').system('echo')", "attribute": "().__class__.__bases__[0]", "dollars": "$" * 999}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_candidates_cost_little_and_are_wrong(name):
+def test_hostile_candidates_are_wrong(name):
     for gold in ("5", r"\sqrt2", "x^2+1", "1,2,3", r"2^{4950}+1", r"\text{Friday}"):
         assert is_equivalent(HOSTILE[name], gold) is False
         assert is_equivalent(gold, HOSTILE[name]) is False
 
 
-def test_every_comparison_stays_within_its_purse(monkeypatch):
-    """The purse is what stops the hostile ones, and no single step is larger than two purses."""
+def test_every_comparison_stays_within_its_budget(monkeypatch):
+    """The budget stops the hostile ones, and no single operation costs more than one budget."""
     left = []
 
-    def spend(self, steps):
-        self.left -= steps
+    def spend(self, operations):
+        self.left -= operations
         left.append(self.left)
         if self.left < 0:
-            raise verify._Unreadable("too much work")
+            raise formulas.Unreadable("operation budget exceeded")
 
-    monkeypatch.setattr(verify._Work, "spend", spend)
+    monkeypatch.setattr(formulas.Budget, "spend", spend)
     for text in HOSTILE.values():
         is_equivalent(text, "x^2+1")
-    assert -2 * verify._MAX_WORK < min(left) < 0
+        is_equivalent(text, text + " ")
+        is_equivalent(text, text + "*y/y")
+    assert -formulas.MAX_BUDGET < min(left) < 0
 
 
-def test_in_a_thread_and_twice_the_same():
+def test_in_two_threads_and_twice_the_same():
+    """mpmath's precision is global unless each module has a context of its own."""
     def run(out):
-        out.append([is_equivalent(row["candidate"], row["gold"]) for row in BATTERY])
+        out.append([is_equivalent(candidate, gold) for candidate, gold, _ in PAIRS])
     results = []
     threads = [threading.Thread(target=run, args=(results,)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert results == [[row["equal"] for row in BATTERY]] * 2
+    assert results == [[equal for *_, equal in PAIRS]] * 2
 
 
 def test_no_text_is_ever_run():
     """Python's own audit: no code is compiled, run or imported, no file opened, over the battery."""
     code = """if True:
-        import json, sys, verify
-        rows = [json.loads(line) for line in sys.stdin]
-        rows.append({"candidate": "__import__('os').system('true')", "gold": "eval('1')", "equal": False})
+        import json, sys, answers
+        rows = json.loads(sys.stdin.read()) + [["__import__('os').system('true')", "eval('1')", False]]
+        answers.is_equivalent("sin 1", "cos 1")  # mpmath computes its constants
         seen = []
         sys.addaudithook(lambda event, args: seen.append(event))
-        verdicts = [verify.is_equivalent(row["candidate"], row["gold"]) for row in rows]
+        verdicts = [answers.is_equivalent(candidate, gold) for candidate, gold, _ in rows]
         watched = ("exec", "compile", "import", "open", "object.__getattr__", "code.__new__")
         bad = [e for e in seen if e in watched or e.startswith(("os.", "subprocess.", "ctypes.", "socket."))]
-        print(bad, verdicts == [row["equal"] for row in rows])
+        print(bad, verdicts == [equal for *_, equal in rows])
     """
-    text = "\n".join(map(json.dumps, BATTERY))
-    run = subprocess.run([sys.executable, "-c", code], input=text, text=True, capture_output=True,
-                         cwd=Path(verify.__file__).parent)
+    run = subprocess.run([sys.executable, "-c", code], input=json.dumps(PAIRS), text=True, capture_output=True,
+                         cwd=Path(answers.__file__).parent)
     assert run.stdout.strip() == "[] True", run.stdout + run.stderr
 
 
 def test_import_is_cheap():
-    code = "import sys, verify; sys.exit(any(m in sys.modules for m in ('torch', 'sympy', 'numpy')))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(verify.__file__).parent).returncode == 0
+    code = "import sys, answers; sys.exit(any(m in sys.modules for m in ('torch', 'sympy', 'numpy')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(answers.__file__).parent).returncode == 0
 
 
-# ---- exact values against an independent route: floating point ---------------------------------
+# ---- values against an independent route: floating point ---------------------------------------
 
-def random_surd(rng, depth=3):
+def random_surd(rng, depth):
     """(LaTeX, float) of a random expression in square roots and fractions."""
     if depth == 0:
         n = rng.choice([2, 3, 5, 6, 8, 12])
@@ -269,7 +296,7 @@ def test_surds_agree_with_floating_point():
         # the same value in other spellings, and other values
         for other, value in ((rf"\frac{{\left({a}\right)\left({b}\right)}}{{{b}}}", x),
                              (rf"{b}+{a}-\left({b}\right)", x), (f"{a}+{b}", x + y), (b, y)):
-            verdict = same(exact(other), exact(a))
+            verdict = is_equivalent(other, a)
             assert verdict == (abs(value - x) < 1e-9 * max(1, abs(x))), (other, a)
             equal += verdict
     assert equal > 200
@@ -277,10 +304,12 @@ def test_surds_agree_with_floating_point():
 
 # ---- fuzzing -----------------------------------------------------------------------------------
 
-PIECES = [r"\frac", r"\sqrt", "{", "}", "(", ")", "[", "]", r"\{", r"\}", "^", "_", "+", "-", r"\pm", ",", "=", "<", r"\le",
-          r"\cup", r"\infty", r"\pi", "i", "e", "x", "12", ".5", "1,000", "/", "!", r"\%", r"\$", r"^\circ", r"\text{ cm}",
-          r"\text{or}", " ", ":", "|", r"\begin{pmatrix}", "&", r"\\", r"\end{pmatrix}", r"\left", r"\right", r"\sin", r"\log_",
-          r"\binom", r"\overline{3}", "10^", "_2", r"\approx", r"\in", r"\mathbb{R}", r"\setminus", "½", "√", "²", "\0"]
+PIECES = [r"\frac", r"\sqrt", "{", "}", "(", ")", "[", "]", r"\{", r"\}", "^", "_", "+", "-", r"\pm", ",", "=", "<",
+          r"\le", r"\cup", r"\infty", r"\pi", "i", "e", "x", "12", ".5", "1,000", "/", "!", r"\%", r"\$", r"^\circ",
+          r"\text{ cm}", r"\text{or}", " ", ":", "|", r"\begin{pmatrix}", "&", r"\\", r"\end{pmatrix}", r"\left",
+          r"\right", r"\sin", r"\log_",
+          r"\binom", r"\overline{3}", "10^", "_2", r"\approx", r"\in", r"\mathbb{R}", r"\setminus", "½", "√", "²", "\0",
+          r"\lfloor", r"\rfloor", r"\choose", r"\over", "...", r"\dot", "(pencils)", "km/h", r"\cap", r"\pmod{7}", "n!"]
 
 
 def mutate(rng, text):
@@ -301,15 +330,17 @@ def mutate(rng, text):
 
 
 def test_fuzz():
+    """No text raises; the slowest is printed, as a test with a clock would fail on a busy machine."""
     rng = random.Random(2)
-    golds = [row["gold"] for row in BATTERY]
+    golds = [gold for _, gold, _ in PAIRS]
     if DATA:
         golds += [row["answer"] for row in rows("math_train")]
     slowest = (0.0, "")
     times = int(os.environ.get("SCORE_FUZZ", 3000))
-    for _ in range(times):
+    for i in range(times):
         gold = rng.choice(golds)
         candidate = mutate(rng, gold)
+        gold = mutate(rng, gold) if i % 3 == 0 else gold
         start = time.thread_time()
         assert is_equivalent(candidate, gold) in (True, False)
         slowest = max(slowest, (time.thread_time() - start, candidate))
@@ -319,17 +350,34 @@ def test_fuzz():
 
 # ---- real golds --------------------------------------------------------------------------------
 
+HEDGES = {r"8\!:\!34 \text{ p.m.}", r"150^\circ", r"\frac{2}{5}"}  # solutions with "\boxed{3} or \boxed{\frac{2}{5}}"
+
+
 @needs_data
 @pytest.mark.parametrize("name", ["math_train", "math_test", "math500"])
 def test_math_golds_are_extracted_and_equal_themselves(name):
-    empty = 0
+    empty, hedges = 0, 0
     for row in rows(name):
-        gold = row["answer"]
+        gold, answer = row["answer"], extract_answer(row["solution"]) or ""
         empty += not gold
-        assert (extract_answer(row["solution"]) or "") == gold.strip()
         assert is_equivalent(gold, gold) is bool(gold)
+        if gold in HEDGES and answer.endswith(f" or {gold}"):
+            hedges += 1
+            continue
+        assert answer == gold.strip()
         assert grade_answer(row["solution"], gold) is bool(gold)
-    assert empty == (2 if name == "math_train" else 0)
+    assert (empty, hedges) == {"math_train": (2, 2), "math_test": (0, 1), "math500": (0, 0)}[name]
+
+
+@needs_data
+def test_every_math_gold_is_read_and_not_only_compared_as_text():
+    """Equal texts are equal at once; so a gold that the parser cannot read would go unnoticed."""
+    unread = []
+    for gold in {row["answer"] for name in ("math_train", "math_test") for row in rows(name)}:
+        tokens = formulas.tokenise(formulas.normalise(gold))
+        if not answers._same_tokens(tokens, tokens):
+            unread.append(gold)
+    assert unread == [""]
 
 
 @needs_data
@@ -342,27 +390,25 @@ def test_gsm8k_golds_are_extracted_and_equal_themselves(name):
         assert is_equivalent(gold, gold) and is_equivalent(gold.replace(",", ""), gold)
         assert is_equivalent(rf"\${gold}.00", gold) and not is_equivalent(gold + "1", gold)
         golds.add(gold)
-    by_value = {}
-    for gold in golds:
-        by_value.setdefault(int(gold.replace(",", "")), set()).add(gold)
-    # different texts are equal only where a comma is the difference
-    for a, b in random.Random(3).sample(list(combinations(sorted(golds), 2)), 20_000):
+    # Different texts are equal only if a comma is the difference.
+    pairs = random.Random(3).sample(list(combinations(sorted(golds), 2)), 20_000)
+    pairs += [(gold.replace(",", ""), gold) for gold in golds]
+    for a, b in pairs:
         assert is_equivalent(a, b) == (int(a.replace(",", "")) == int(b.replace(",", "")))
-    for same in by_value.values():
-        assert all(is_equivalent(a, b) for a, b in combinations(same, 2))
 
 
 def plain(gold):
     """An independent reading of a gold: spelling, units, signs of units, names of variables off;
-    a Fraction where that leaves a number."""
-    text = re.sub(r"\\(?:left|right|displaystyle|!|,|;|:| )|\s|\.$", "", gold.replace("dfrac", "frac").replace("tfrac", "frac"))
+    a Fraction if that leaves a number."""
+    text = gold.replace("dfrac", "frac").replace("tfrac", "frac")
+    text = re.sub(r"\\(?:left|right|displaystyle|!|,|;|:| )|\s|\.$", "", text)
     text = re.sub(r"^[a-zA-Z](\\in|=)", "", text)
     text = re.sub(r"\\(?:text|mbox|textnormal)\{[^}]*\}(\^\d)?$|\^\{?\\circ\}?|\\[%$]|_\{?\d+\}?$", "", text) \
         if re.match(r"^-?[\d.,\\$(]", text) else re.sub(r"\\(?:text|mbox)\{\(?(\w+)\)?\}", r"\1", text)
     text = re.sub(r"\\frac(\d)(\d)", r"\\frac{\1}{\2}", re.sub(r"\\frac(\d)\{", r"\\frac{\1}{", text))
     text = re.sub(r"\\frac\{(\d+)\}(\d)", r"\\frac{\1}{\2}", re.sub(r"\\sqrt(\d)", r"\\sqrt{\1}", text))
     text = text.replace("{,}", ",")
-    if re.fullmatch(r"-?\d{1,3}(,\d{3})+", text):
+    if re.fullmatch(r"-?\d{1,3}(,\d{3})+", text) and text != "70,110":
         text = text.replace(",", "")
     mixed = re.fullmatch(r"(-?)(\d*)\\frac\{(-?\d+)\}\{(\d+)\}", text)
     if mixed:
@@ -413,84 +459,57 @@ E == \text{(E)},
 \text{(E)} == \text{(E)},
 (\text{E}) == \text{E}
 (\text{E}) == \text{(E)}
+2 - \sqrt{3} == \tan 15^\circ
 """.strip().splitlines()}
 
 
-def exact(text):
-    return verify._Parser(verify._tokens(verify._normalise(text)), verify._Work()).answer()
-
-
-def readable(golds):
-    for gold in golds:
-        try:
-            yield gold, exact(gold)
-        except verify._Unreadable:
-            assert gold == ""
-
-
-def bucket(value):
-    """Values in different buckets cannot be equal; None may equal anything."""
-    value = verify._only_item(verify._assigned(value, verify._Work())[1])
-    if isinstance(value, verify._Scalar):
-        bare = verify._without_units(value, verify._Work())
-        return verify._key(bare) if bare.den == verify._ONE else None
-    return None if value.kind in ("relation", "ratio") else value.kind
-
-
-def same(a, b):
-    return verify._same(a, b, verify._Work())
+def bucket(gold):
+    """Golds in different buckets cannot be equal; None may equal anything."""
+    try:
+        tree = formulas.Parser(formulas.tokenise(formulas.normalise(gold)), formulas.Budget()).answer()
+        tree = answers._only_item(answers._assigned(tree)[1])
+        if tree.kind not in formulas.SCALARS:
+            return None if tree.kind in ("relation", "ratio") else tree.kind
+        return answers._MP.nstr(answers._Evaluator(formulas.Budget(), free=True).value(tree) * answers._MP.one, 15)
+    except formulas.Unreadable:
+        return None
 
 
 @needs_data
 @pytest.mark.parametrize("name", ["math_train", "math_test", "math500"])
 def test_only_equal_golds_are_equal(name):
-    values = list(readable(dict.fromkeys(row["answer"] for row in rows(name))))
-    if os.environ.get("SCORE_ALL_PAIRS"):
-        pairs = combinations(values, 2)
-    else:
-        buckets = {}
-        for gold, value in values:
-            buckets.setdefault(bucket(value), []).append((gold, value))
-        anything = buckets.pop(None, [])
-        within = [pair for members in buckets.values() for pair in combinations(members, 2)]
-        across = [(one, other) for one in anything for members in buckets.values() for other in members]
-        pairs = within + across + list(combinations(anything, 2))
-    equal = [(g, h) for (g, a), (h, b) in pairs if same(a, b) or same(b, a)]
-    print(f"\n{name}: {len(values)} different golds, {len(equal)} equal pairs")
+    buckets = {}
+    for gold in dict.fromkeys(row["answer"] for row in rows(name)):
+        buckets.setdefault(bucket(gold), []).append(gold)
+    anything = buckets.pop(None, [])
+    pairs = [pair for members in buckets.values() for pair in combinations(members, 2)]
+    others = [gold for members in buckets.values() for gold in members]
+    for gold in anything:
+        pairs += [(gold, other) for other in random.Random(gold).sample(others, min(300, len(others)))]
+    pairs += combinations(anything, 2)
+    equal = [(a, b) for a, b in pairs if is_equivalent(a, b) or is_equivalent(b, a)]
+    print(f"\n{name}: {len(pairs)} pairs of different golds, {len(equal)} equal")
     assert len(equal) > 10
-    unexplained = [(g, h) for g, h in equal
-                   if plain(g) != plain(h) and frozenset((g, h)) not in JUDGED]
-    assert not unexplained
+    assert [pair for pair in equal if plain(pair[0]) != plain(pair[1]) and frozenset(pair) not in JUDGED] == []
 
 
 # ---- against math-verify -----------------------------------------------------------------------
 
-def peer_verdicts(pairs):
-    """math-verify's verdict on each pair, and the CPU seconds it took."""
+def test_fewer_wrong_verdicts_than_math_verify():
     math_verify = pytest.importorskip("math_verify", reason="math-verify is not installed (optional)")
     import logging
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    start = time.process_time()
-    verdicts = [math_verify.verify(math_verify.parse(f"${gold}$"), math_verify.parse(f"${candidate}$"))
-                for candidate, gold in pairs]
-    return verdicts, time.process_time() - start
 
-
-def test_fewer_wrong_verdicts_than_math_verify():
-    pairs = [(row["candidate"], row["gold"]) for row in BATTERY]
-    theirs, their_time = peer_verdicts(pairs)
-    start = time.process_time()
-    ours = [is_equivalent(*pair) for pair in pairs]
-    our_time = time.process_time() - start
+    def peer(candidate, gold):
+        return math_verify.verify(math_verify.parse(f"${gold}$"), math_verify.parse(f"${candidate}$"))
     scores = []
-    for name, verdicts, seconds in (("ours", ours, our_time), ("math-verify", theirs, their_time)):
-        accepted = sum(v and not row["equal"] for v, row in zip(verdicts, BATTERY))
-        refused = sum(not v and row["equal"] for v, row in zip(verdicts, BATTERY))
+    for name, verifier in (("answers.py", is_equivalent), ("math-verify", peer)):
+        start = time.process_time()
+        verdicts = [verifier(candidate, gold) for candidate, gold, _ in PAIRS]
+        microseconds = (time.process_time() - start) / len(PAIRS) * 1e6
+        accepted = sum(bool(v) and not row[2] for v, row in zip(verdicts, PAIRS))
+        refused = sum(not v and row[2] for v, row in zip(verdicts, PAIRS))
         scores.append((accepted, refused))
-        print(f"{name:12} {len(pairs)} pairs: {len(pairs) - accepted - refused} right, {accepted} wrong accepted, "
-              f"{refused} right refused, {seconds / len(pairs) * 1e6:,.0f} us a pair")
+        print(f"{name:12} {len(PAIRS)} pairs: {accepted} wrong accepted, {refused} right refused, "
+              f"{microseconds:,.0f} us per pair")
     assert scores[0][0] < scores[1][0] and scores[0][1] < scores[1][1]
-
-
-if __name__ == "__main__":
-    test_fewer_wrong_verdicts_than_math_verify()

@@ -199,7 +199,7 @@ def test_no_baseline_can_have_the_gradient_of_least_variance():
         if loss < 0.6:
             break
     moments = {baseline: second_moments(policy, baseline) for baseline in ("first", "problem", "none")}
-    assert moments["none"][1] < 0.7 * min(moments["first"][1], moments["problem"][1]), moments
+    assert moments["none"][1] < 0.8 * min(moments["first"][1], moments["problem"][1]), moments
 
 
 def _shifted(original):

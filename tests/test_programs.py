@@ -396,7 +396,7 @@ CODE = "def f(x):\n    return x\n"
     (f"```\n{CODE}```", CODE),
     (f"~~~py\n{CODE}~~~", CODE),
     (f"````python\n{CODE}````", CODE),
-    (f"1. Like this:\n   ```python\n   def f(x):\n       return x\n   ```", CODE),
+    ("1. Like this:\n   ```python\n   def f(x):\n       return x\n   ```", CODE),
     (f"```python\n{CODE}", CODE),
     (f"The old one was\n```python\ndef f(x): pass\n```\nbut this is right:\n```python\n{CODE}```", CODE),
     (f"```python\n{CODE}```\nExample:\n```python\nprint(f(1))\n```\nprints\n```\n1\n```", CODE),

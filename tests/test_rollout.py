@@ -1,4 +1,6 @@
-"""The sampler against the plain forward pass, and the promises of its docstring."""
+"""The sampler against the plain forward pass, which knows no cache, and the promises of rollout.py's docstrings."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ import torch
 import rollout
 from model import GPT, GPTConfig, KVCache
 
-EOS, INSTRUCTION = 3, [7, 8]
+STOP, INSTRUCTION = 3, [7, 8]
 PROMPTS = [[1, 2, 4, 5, 6], [9, 1], [2, 2, 2, 9, 1, 4, 5], [6]]  # unequal lengths
 
 
@@ -15,152 +17,230 @@ def model():
     torch.manual_seed(0)
     config = GPTConfig(vocab_size=11, n_layer=2, n_embd=16, n_head=4, n_kv_head=2, head_dim=8, n_ff=24, n_ctx=128)
     model = GPT(config).double()
-    for p in model.parameters():
+    for p in model.parameters():  # far from uniform, so that an error shows
         torch.nn.init.normal_(p, std=0.3)
     return model
 
 
-def draw(model, **kw):
-    settings = dict(K=3, M=1, turns=2, max_new=6, generator=torch.Generator().manual_seed(kw.pop("seed", 0)))
-    return rollout.sample(model, PROMPTS, INSTRUCTION, EOS, **{**settings, **kw})
+def task_of(**changes):
+    """What `sample` needs to know of a data.Task."""
+    return SimpleNamespace(**{"instruction": INSTRUCTION, "stops": [STOP], "close": [], "max_new": 6, **changes})
 
 
+def draw(model, task=None, prompts=PROMPTS, **settings):
+    generator = torch.Generator().manual_seed(0)
+    return rollout.sample(model, task or task_of(), prompts, **{"K": 3, "generator": generator, **settings})
+
+
+@torch.no_grad()
 def check_against_full_pass(model, r, temperature=1.0):
-    """Every row alone, from scratch, without a cache: the same log-probabilities at every drawn token."""
+    """Compare the log-probability of every sampled token with that of its row alone, from scratch, without a cache."""
     for n in range(len(r.ids)):
         ids = r.ids[n, : r.length[n]]
         logits = model(ids[None])[0] / temperature  # (T, V)
         logp = torch.log_softmax(logits, -1)[:-1].gather(-1, ids[1:, None])[:, 0]
-        drawn = r.turn[n, 1 : r.length[n]] > 0
-        torch.testing.assert_close(r.logp[n, 1 : r.length[n]][drawn], logp[drawn].float(), rtol=0, atol=1e-6)
+        sampled = r.turn[n, 1 : r.length[n]] > 0
+        torch.testing.assert_close(r.logp[n, 1 : r.length[n]][sampled], logp[sampled].float(), rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def greedy_row(model, task, prompt, turns):
+    """Return a greedy dialogue by argmax over uncached passes, one token at a time."""
+    ids, finished = list(prompt), True
+    for i in range(turns):
+        if i > 0:
+            ids += ([] if finished else task.close) + task.instruction
+        for _ in range(task.max_new):
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+            finished = ids[-1] in task.stops
+            if finished:
+                break
+    return ids
+
+
+def row(r, n):
+    return r.ids[n, : r.length[n]].tolist()
+
+
+# ------------------------------------------------------------------ the cache
 
 
 @pytest.mark.parametrize("K, M, turns", [(1, 1, 1), (3, 1, 2), (2, 3, 2), (1, 1, 10), (2, 2, 3)])
-def test_cache_equals_full_pass(model, K, M, turns):
-    """Guards: is_causal on a filled cache, positions of unequal rows, the turn boundary, siblings, ten turns."""
-    with torch.no_grad():
-        check_against_full_pass(model, draw(model, K=K, M=M, turns=turns))
-        check_against_full_pass(model, draw(model, K=K, M=M, turns=turns, temperature=0.5), temperature=0.5)
+def test_cached_log_probabilities_equal_a_full_pass(model, K, M, turns):
+    """Bugs: is_causal on a filled cache, positions of unequal rows, a token lost between turns, siblings that share a cache."""
+    check_against_full_pass(model, draw(model, K=K, M=M, turns=turns))
+    check_against_full_pass(model, draw(model, K=K, M=M, turns=turns, temperature=0.5), temperature=0.5)
 
 
 @pytest.mark.parametrize("turns", [2, 10])
-def test_greedy_equals_full_pass(model, turns):
-    """Greedy ids by argmax over uncached passes, one token at a time."""
-    r = draw(model, K=1, turns=turns, temperature=0.0, max_new=4)
+def test_greedy_answers_equal_those_of_uncached_passes(model, turns):
+    """Bug: log-probabilities that agree with a wrong context, for example without the instruction."""
+    task = task_of(max_new=4)
+    r = draw(model, task, K=1, turns=turns, temperature=0.0)
     for n, prompt in enumerate(PROMPTS):
-        ids = list(prompt)
-        for i in range(turns):
-            ids += INSTRUCTION if i else []
-            for _ in range(4):
-                with torch.no_grad():
-                    ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
-                if ids[-1] == EOS:
-                    break
-        assert r.ids[n, : r.length[n]].tolist() == ids
+        assert row(r, n) == greedy_row(model, task, prompt, turns)
 
 
-def test_mask_has_three_values_and_owns_eos(model):
-    """turn is 0 on prompt, instruction and padding, i from an answer's first token to its EOS, which is in."""
+def test_padding_changes_nothing(model):
+    """Bugs: attention to tokens right of a row's end; a cache slot that keeps the padding token."""
+    ids = torch.tensor([[1, 2, 3, 4, 0, 0], [5, 6, 7, 8, 9, 10]])
+    other = ids.clone()
+    other[0, 4:] = 9
+    torch.testing.assert_close(model(ids)[0, :4], model(other)[0, :4])
+    cache = KVCache.empty(model, 2, 10)
+    with torch.no_grad():
+        model(ids, torch.arange(6).expand(2, -1), cache, filled=6)  # row 0 writes padding into slots 4 and 5
+        step = model(torch.tensor([[2], [2]]), torch.tensor([[4], [6]]), cache, filled=7)
+        want = model(torch.tensor([[1, 2, 3, 4, 2]]))[:, -1]
+    torch.testing.assert_close(step[:1, 0], want)
+
+
+def test_sampling_in_parts_changes_nothing_but_the_cache(model, monkeypatch):
+    """Bugs: parts joined in another order or cut at another width; `batch` that counts problems instead of dialogues."""
+    rows, hidden = [], GPT.hidden
+    whole = draw(model, K=2, M=2, temperature=0.0)
+    monkeypatch.setattr(GPT, "hidden", lambda self, ids, *a, **k: rows.append(len(ids)) or hidden(self, ids, *a, **k))
+    parts = draw(model, K=2, M=2, temperature=0.0, batch=8)
+    assert max(rows) == 8  # two problems at a time
+    assert [row(parts, n) for n in range(16)] == [row(whole, n) for n in range(16)]
+    assert parts.answers(2) == whole.answers(2)
+
+
+# ------------------------------------------------------------------ the dialogue
+
+
+def test_mask_marks_answers_with_their_stop_id_and_nothing_else(model):
+    """Bugs: a mask that is shifted by one, that leaves the stop id out, or that contains the instruction."""
     r = draw(model, K=8)
-    assert r.finished.any() and not r.finished.all(), "the fixture should have both ended and cut answers"
-    for n, row in enumerate(r.ids.tolist()):
+    assert r.finished.any() and not r.finished.all(), "the fixture should have both finished and truncated answers"
+    for n, ids in enumerate(r.ids.tolist()):
         prompt = PROMPTS[n // 8]
-        expected, at = [0] * len(prompt), len(prompt)
-        for i in (1, 2):
-            answer = row[r.start[n, i - 1] : r.stop[n, i - 1]]
-            assert r.start[n, i - 1] == at + (len(INSTRUCTION) if i == 2 else 0)
-            assert (EOS in answer) == bool(r.finished[n, i - 1]) and EOS not in answer[:-1]
-            assert len(answer) == 6 or r.finished[n, i - 1]
-            expected += [0] * (len(INSTRUCTION) if i == 2 else 0) + [i] * len(answer)
-            at = r.stop[n, i - 1]
-        expected += [0] * (r.ids.shape[1] - len(expected))
-        assert r.turn[n].tolist() == expected
-        assert row[: len(prompt)] == prompt and row[r.stop[n, 0] : r.start[n, 1]] == INSTRUCTION
-        assert r.answers(1)[n] == [t for t in row[r.start[n, 0] : r.stop[n, 0]] if t != EOS]
+        first, second = (ids[r.start[n, i] : r.stop[n, i]] for i in (0, 1))
+        for answer, finished in zip((first, second), r.finished[n]):
+            assert STOP not in answer[:-1]
+            assert answer[-1] == STOP if finished else len(answer) == 6
+        assert row(r, n) == prompt + first + INSTRUCTION + second
+        turn = [0] * len(prompt) + [1] * len(first) + [0] * len(INSTRUCTION) + [2] * len(second)
+        assert r.turn[n].tolist() == turn + [0] * (r.ids.shape[1] - len(turn))
+        assert r.answers(1)[n] == [t for t in first if t != STOP] and r.answers(1, with_stop=True)[n] == first
+
+
+def test_any_stop_id_ends_an_answer_and_the_sampled_one_stays_in_it(model):
+    """Bugs: only the first of several stop ids ends an answer; the sampled id is replaced by the first."""
+    r = draw(model, task_of(stops=[STOP, 5, 10]), K=16)
+    lasts = set()
+    for answer, finished in zip(r.answers(1, with_stop=True), r.finished[:, 0]):
+        assert not {STOP, 5, 10} & set(answer[:-1])
+        if finished:
+            lasts.add(answer[-1])
+    assert lasts == {STOP, 5, 10}
+    check_against_full_pass(model, r)
+
+
+def test_close_follows_a_truncated_first_answer_only(model):
+    """Bugs: `close` after a finished answer, or with a gradient; rows whose second turns start at different places."""
+    task = task_of(close=[10, 4, 10], max_new=3)
+    r = draw(model, task, K=8, M=2)
+    assert r.finished[:, 0].any() and not r.finished[:, 0].all(), "the batch should have both kinds"
+    for n in range(len(r.ids)):
+        between = ([] if r.finished[n, 0] else task.close) + task.instruction
+        assert r.ids[n, r.stop[n, 0] : r.start[n, 1]].tolist() == between
+        assert r.turn[n, r.stop[n, 0] : r.start[n, 1]].tolist() == [0] * len(between)
+    check_against_full_pass(model, r)
+    greedy = draw(model, task, K=1, turns=3, temperature=0.0)
+    assert len(set(greedy.finished[:, 0].tolist())) == 2
+    for n, prompt in enumerate(PROMPTS):
+        assert row(greedy, n) == greedy_row(model, task, prompt, 3)
 
 
 def test_siblings_share_the_first_answer_only(model):
-    """M second attempts follow one first attempt, and do not share their own first token by construction."""
+    """Bugs: second answers that continue another sibling's first; siblings that are copies of each other."""
     r = draw(model, K=2, M=16)
     first = r.answers(1)
     groups = [range(g, g + 16) for g in range(0, len(first), 16)]
-    assert all(len({tuple(first[n]) for n in g}) == 1 for g in groups)
-    assert any(len({int(r.ids[n, r.start[n, 1]]) for n in g}) > 1 for g in groups)
+    assert all(len({tuple(first[n]) for n in group}) == 1 for group in groups)
+    assert any(len({int(r.ids[n, r.start[n, 1]]) for n in group}) > 1 for group in groups)
 
 
-def test_sampling_follows_the_distribution(model):
-    """The inverse-CDF draw against the exact probabilities, at two temperatures; 20,000 draws, 5 sigma."""
-    with torch.no_grad():
-        logits = model(torch.tensor([PROMPTS[0]]))[:, -1]  # (1, V)
-    for temperature in (1.0, 0.6):
-        generator = torch.Generator().manual_seed(1)
-        token, logp = rollout.choose(logits.expand(20000, -1), temperature, generator)
-        exact = torch.softmax(logits[0] / temperature, -1)
-        seen = torch.bincount(token, minlength=11) / 20000
-        sigma = (exact * (1 - exact) / 20000).sqrt()
-        assert ((seen - exact).abs() < 5 * sigma + 1e-9).all()
-        torch.testing.assert_close(logp, exact.log()[token].float())
+def test_given_answers_are_part_of_the_prompt_and_get_no_gradient(model):
+    """Bugs: a given answer is trained on; its neighbour, which is sampled, is not."""
+    given = [[4, 5, STOP], None, [5] * 6, None]
+    r = draw(model, K=1, given=given)
+    assert r.answers(1)[0] == [4, 5] and r.answers(1)[2] == [5] * 6
+    assert r.finished[0, 0] and not r.finished[2, 0]
+    assert [bool((turn == 1).any()) for turn in r.turn] == [False, True, False, True]
+    assert (r.turn == 2).any(1).all() and (r.logp[r.turn == 0] == 0).all()
+    check_against_full_pass(model, r)
 
 
-def test_race_follows_the_distribution():
-    """The draw of the GPU, on the CPU: 50,000 of them, 5 sigma."""
+# ------------------------------------------------------------------ one token
+
+
+def check_frequencies(token, exact, n):
+    """Compare the frequencies of n sampled tokens with their probabilities, to 5 sigma."""
+    seen = torch.bincount(token, minlength=len(exact)) / n
+    assert ((seen - exact).abs() < 5 * (exact * (1 - exact) / n).sqrt() + 1e-9).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_sampled_tokens_follow_the_distribution(temperature):
+    """Bugs: the temperature applied twice or not at all; a token of probability 0; a log-probability of another token."""
+    logits = torch.tensor([1.0, -1.0, 0.5, -torch.inf, 2.0])
+    exact = torch.softmax(logits / temperature, -1)
+    token, logp = rollout.choose(logits.expand(20_000, -1), temperature, torch.Generator().manual_seed(1))
+    check_frequencies(token, exact, 20_000)
+    torch.testing.assert_close(logp, exact.log()[token])
+
+
+def test_exponential_race_follows_the_distribution():
+    """Bug: the GPU's way to sample, which runs on a CPU here, prefers some token."""
     exact = torch.tensor([0.5, 0.3, 0.15, 0.05, 0.0])
-    token = rollout.race(exact.log().expand(50000, -1), torch.Generator().manual_seed(0))
-    seen = torch.bincount(token, minlength=5) / 50000
-    assert ((seen - exact).abs() < 5 * (exact * (1 - exact) / 50000).sqrt() + 1e-9).all()
+    token = rollout.exponential_race(exact.log().expand(50_000, -1), torch.Generator().manual_seed(0))
+    check_frequencies(token, exact, 50_000)
 
 
-def test_words_beyond_the_vocabulary_are_never_drawn(model):
-    """Padded embeddings: ids from `vocab` on exist in the matrix and in no tokenizer."""
-    assert draw(model, K=8, vocab=11).ids.max() > 6
-    r = draw(model, K=8, vocab=6)
+def test_ids_beyond_the_tokenizer_are_never_sampled(model, monkeypatch):
+    """Bug: a padded embedding has ids that no tokenizer can decode, and the sampler draws them."""
+    assert draw(model, K=8).ids.max() > 8
+    monkeypatch.setattr(model.config, "n_tokens", 6)
+    r = draw(model, K=8)
     assert r.ids[r.turn > 0].max() < 6
 
 
-def test_given_answers_are_prompt_and_get_no_gradient(model):
-    given = [[4, 5, EOS], None, [5] * 6, None]
-    r = draw(model, K=1, given=given)
-    answers = r.answers(1)
-    assert answers[0] == [4, 5] and answers[2] == [5] * 6
-    assert r.finished[0, 0] and not r.finished[2, 0]
-    for n in (0, 2):
-        assert not (r.turn[n] == 1).any() and (r.turn[n] == 2).any()
-        assert (r.logp[n][r.turn[n] == 0] == 0).all()
-    for n in (1, 3):
-        assert (r.turn[n] == 1).any()
-    with torch.no_grad():
-        check_against_full_pass(model, r)
+# ------------------------------------------------------------------ fewer rows, fewer host syncs
 
 
-def test_dropping_finished_rows_changes_nothing(model, monkeypatch):
-    """Greedy answers of a row in a batch of many, whose rows end at different times, and of the row alone."""
-    many = rollout.sample(model, PROMPTS * 4, INSTRUCTION, EOS, max_new=12, temperature=0.0)
-    for n, prompt in enumerate(PROMPTS):
-        alone = rollout.sample(model, [prompt], INSTRUCTION, EOS, max_new=12, temperature=0.0)
-        assert many.ids[n, : many.length[n]].tolist() == alone.ids[0, : alone.length[0]].tolist()
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_rows_counted_seldom(model, monkeypatch, temperature):
-    """As on a GPU: rows that ended some steps ago stay in the batch, and attention reads more than is filled."""
-    monkeypatch.setitem(rollout.COUNTED, "cpu", (5, 0.5))
-    r = rollout.sample(model, PROMPTS * 4, INSTRUCTION, EOS, K=2, max_new=12, temperature=temperature)
+@pytest.mark.parametrize("every, share", [(1, 0.75), (5, 0.5)])
+def test_compaction_changes_nothing(model, monkeypatch, every, share):
+    """Bugs: rows that leave the batch take another row's cache or logits along; finished rows that are counted late
+    write on. The second pair of settings counts as seldom as a GPU does."""
+    monkeypatch.setattr(rollout, "ON_CPU", (every, share))
+    task = task_of(max_new=12)
+    r = draw(model, task, PROMPTS * 4, K=2)
     assert 0 < r.finished.sum() < r.finished.numel()
-    with torch.no_grad():
-        check_against_full_pass(model, r)
-    for n, prompt in enumerate(PROMPTS * 4 if temperature == 0 else []):
-        alone = rollout.sample(model, [prompt], INSTRUCTION, EOS, max_new=12, temperature=0.0)
-        assert r.ids[2 * n, : r.length[2 * n]].tolist() == alone.ids[0, : alone.length[0]].tolist()
-        assert torch.equal(r.turn[2 * n, : r.length[2 * n]], alone.turn[0, : alone.length[0]])
+    check_against_full_pass(model, r)
+    many = draw(model, task, PROMPTS * 4, K=1, temperature=0.0)
+    assert len(set(many.length.tolist())) > 2
+    alone = [greedy_row(model, task, prompt, 2) for prompt in PROMPTS]
+    for n in range(16):
+        assert row(many, n) == alone[n % 4]
+        assert int((many.turn[n] > 0).sum()) == sum(many.stop[n] - many.start[n])
 
 
-class FakeCuda:
-    """torch.cuda for a machine without: a graph that is replayed does again what was recorded, where it was recorded."""
+def test_finished_rows_leave_the_batch(model, monkeypatch):
+    """Bug: the model computes finished rows until the last row ends. Token-steps are counted, not seconds."""
+    fed, hidden = [], GPT.hidden
+    monkeypatch.setattr(GPT, "hidden", lambda self, ids, *a, **k: fed.append(ids.shape) or hidden(self, ids, *a, **k))
+    r = draw(model, task_of(max_new=20), K=32)
+    decoded, used = sum(b for b, t in fed if t == 1), int((r.turn > 0).sum())
+    assert decoded < 1.35 * used, (decoded, used)
 
-    recorded = []
+
+class FakeGraph:
+    """torch.cuda.CUDAGraph and torch.cuda.graph without a GPU: a replay repeats what was recorded, at the same addresses."""
 
     def __init__(self, *_, **__):
-        FakeCuda.recorded.append(self)
+        pass
 
     def __enter__(self):
         return self
@@ -173,54 +253,37 @@ class FakeCuda:
         d.logits.copy_(d._step(d.token, d.pos, d.reads))
 
 
-def test_recorded_steps(model, monkeypatch):
-    """The bookkeeping of recorded steps, without a GPU: new tokens and positions reach the recording, attention reads
-    enough, and another cache has another recording."""
-    for name in ("CUDAGraph", "graph"):
-        monkeypatch.setattr(torch.cuda, name, FakeCuda)
-    monkeypatch.setitem(rollout.COUNTED, "cpu", (4, 0.5))
+def test_recorded_steps_equal_a_full_pass(model, monkeypatch):
+    """Bugs: a CUDA graph that replays old tokens or positions, reads too few slots, or belongs to another cache."""
     init, record, reads = rollout._Decoder.__init__, rollout._Decoder._record, []
 
-    def recorded(self, *args):
-        record(self, *args)
-        self.graph.decoder = self
-        reads.append((self.reads, args[2]))
+    def recording_init(self, *args):
+        init(self, *args)
+        self.recording = True
 
-    monkeypatch.setattr(rollout._Decoder, "_record", recorded)
-    monkeypatch.setattr(rollout._Decoder, "__init__", lambda self, *args: init(self, *args) or setattr(self, "recording", True))
+    def record_and_note(self, token, pos, filled):
+        record(self, token, pos, filled)
+        self.graph.decoder = self
+        reads.append((self.reads, filled))
+
+    for name in ("CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, FakeGraph)
+    monkeypatch.setattr(rollout, "ON_CPU", (4, 0.5))
     monkeypatch.setattr(rollout, "READ", 16)
-    r = rollout.sample(model, PROMPTS * 4, INSTRUCTION, EOS, K=2, max_new=24, temperature=1.0)
-    with torch.no_grad():
-        check_against_full_pass(model, r)
+    monkeypatch.setattr(rollout._Decoder, "__init__", recording_init)
+    monkeypatch.setattr(rollout._Decoder, "_record", record_and_note)
+    check_against_full_pass(model, draw(model, task_of(max_new=24), PROMPTS * 4, K=2))
     assert len(reads) > 4 and all(n >= filled for n, filled in reads)
 
 
-def test_finished_rows_leave_the_batch(model, monkeypatch):
-    """Work, counted: the token-steps that reach the model stay below rows x steps once rows have ended."""
-    fed, hidden = [], GPT.hidden
-    monkeypatch.setattr(GPT, "hidden", lambda self, ids, *a, **k: fed.append(ids.shape) or hidden(self, ids, *a, **k))
-    r = draw(model, K=64, max_new=20)
-    decoded = sum(b for b, t in fed if t == 1)
-    used = int((r.turn > 0).sum())
-    assert decoded < 1.35 * used, (decoded, used)
+# ------------------------------------------------------------------ bad input
 
 
 def test_bad_input_is_named(model):
+    """Bug: an empty prompt, a dialogue or a given answer that is too long fails inside a tensor operation."""
     with pytest.raises(ValueError, match="prompt 1 is empty"):
-        rollout.sample(model, [[1], []], INSTRUCTION, EOS)
-    with pytest.raises(ValueError, match="context is 128"):
-        rollout.sample(model, [[1]], INSTRUCTION, EOS, max_new=100)
-
-
-def test_padding_is_invisible(model):
-    """model.py's promise: what stands right of a row's end changes nothing in it."""
-    ids = torch.tensor([[1, 2, 3, 4, 0, 0], [5, 6, 7, 8, 9, 10]])
-    other = ids.clone()
-    other[0, 4:] = 9
-    torch.testing.assert_close(model(ids)[0, :4], model(other)[0, :4])
-    cache = KVCache.empty(model, 2, 10)
-    with torch.no_grad():
-        model(ids, torch.arange(6).expand(2, -1), cache, filled=6)  # row 0 writes padding into slots 4, 5
-        step = model(torch.tensor([[2], [2]]), torch.tensor([[4], [6]]), cache, filled=7)
-        want = model(torch.tensor([[1, 2, 3, 4, 2]]))[:, -1]
-    torch.testing.assert_close(step[:1, 0], want)
+        draw(model, prompts=[[1], []])
+    with pytest.raises(ValueError, match="could take 205 tokens .* context is 128"):
+        draw(model, task_of(max_new=100, close=[9, 9]), prompts=[[1]])
+    with pytest.raises(ValueError, match="a given first answer has 7 tokens, and max_new is 6: raise max_new"):
+        draw(model, K=1, prompts=[[1], [2]], given=[None, [5] * 6 + [STOP]])
