@@ -57,7 +57,7 @@ def prompt_ids() -> torch.Tensor:
 # ------------------------------------------------------------------ tokenizers
 
 # \n\n and "\nI" are tokens: a newline of the template may merge with the first character of a problem
-MERGES = ["Ċ Ċ", "Ċ I", "Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ Ġ", "Ã Ĺ", "ÃĹ ÃĹ"]
+MERGES = ["Ċ Ċ", "Ċ I", "Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ Ġ", "Ã Ĺ", "ÃĹ ÃĹ", "1 2"]
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -150,7 +150,7 @@ TEMPLATES = {
 {% endfor %}"""),
     "mistral": (sentence_piece(LLAMA2 | {"[INST]": {}, "[/INST]": {}}, legacy=False), "<s>", "</s>", """{{ bos_token }}
 {%- for m in messages %}
-{% if m.role == 'user' %}{{ '[INST] ' + m.content + '[/INST]' }}
+{% if m.role == 'user' %}{{ '[INST]' + m.content + '[/INST]' }}
 {%- else %}{{ m.content + eos_token }}{% endif %}{% endfor %}"""),
     "phi3": (sentence_piece(PHI3), "<s>", "</s>", """{% for m in messages %}
 {{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}

@@ -34,7 +34,7 @@ WRITTEN = {
                "<|start|>user<|sep|>\n\n{Q}<|eot_id|><|start|>assistant<|sep|>\n\n",
                "<|eot_id|><|start|>user<|sep|>\n\n{I}<|eot_id|><|start|>assistant<|sep|>\n\n"),
     "tinyllama": ("<|user|>\n{Q}</s>\n<|assistant|>\n", "</s>\n<|user|>\n{I}</s>\n<|assistant|>\n"),
-    "mistral": ("<s>[INST] {Q}[/INST]", "</s>[INST] {I}[/INST]"),
+    "mistral": ("<s>[INST]{Q}[/INST]", "</s>[INST]{I}[/INST]"),
     "phi3": ("<|user|>\n{Q}<|end|>\n<|assistant|>\n", "<|end|>\n<|user|>\n{I}<|end|>\n<|assistant|>\n"),
 }  # fmt: skip
 
@@ -285,7 +285,8 @@ def test_every_end_token_ends_an_answer(tmp_path):
 
 
 def test_plain_prompts_begin_with_bos(tmp_path):
-    folder = write_tokenizer(tmp_path, "tinyllama", chat_template=None)
+    """Bug: the first word after BOS or after an answer gets the space that only the first piece of a text gets."""
+    folder = write_tokenizer(tmp_path, "mistral", chat_template=None)
     spec = json.loads((folder / "tokenizer.json").read_text())
     bos = {"id": "<s>", "ids": [spec["added_tokens"][0]["id"]], "tokens": ["<s>"]}
     single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
@@ -325,7 +326,10 @@ USABLE = {  # a template: (what it writes around a problem, what after an answer
 }
 REFUSED = {  # a template: what the error says
     "{{ messages[-1].content }}": "does not show the problem, the answer",
+    ONE.replace("in messages", "in messages[-2:]"): "does not show the problem, the answer",
     ONE.replace("in messages", "in (messages | reverse | list)"): "does not show the problem, the answer",
+    ONE + "{% if messages | length == 1 %}{{ messages[0].content }}{% endif %}": "does not show the problem",
+    ONE + "{% if messages | length == 3 %}{{ messages[2].content }}{% endif %}": "does not show the problem",
     ONE.replace("m.content", "m.content | upper"): "does not show the problem, the answer",
     ONE.replace("m.content", "m.content | replace('\n', ' ')"): "changes the text of a message",
     "{{ raise_exception('no users here') }}": "no users here",

@@ -144,13 +144,6 @@ def test_second_answers_do_not_know_whether_the_first_was_right(monkeypatch, nam
         assert abs(turned - chance) <= 4 * (chance * (1 - chance) / firsts[right]) ** 0.5
 
 
-def test_large_steps_are_rare():
-    """Bug: all steps are drawn alike, and the base model is unsure of every problem."""
-    count = Counter(abs(x) for p in POSITION.problems("train", 4000, random.Random(0)) for x in p.gold[0])
-    assert set(count) == {*data.SMALL, *data.LARGE}
-    assert data.LARGE_SHARE / 3 < sum(count[x] for x in data.LARGE) / sum(count.values()) < data.LARGE_SHARE
-
-
 def test_code_is_judged_by_held_out_calls_too():
     """Bug: a program that repeats the shown call passes."""
     problem = CODE.read(" 5>23, x?+7-2 ")
@@ -206,7 +199,7 @@ MBPP_ROWS = [
         "task_id": i,
         "text": f"Write f{i}.",
         "code": f"def f{i}(x):\r\n    return x",
-        "test_list": [f"assert f{i}({i}) == {i}", f"assert f{i}(0) == 0"],
+        "test_list": [f"assert f{i}({i}) == {i}", f"assert (\r\nf{i}(0) == 0)"],
         "test_setup_code": "",
     }
     for i in (2, 3, 4, 11, 510, 511, 600, 601, 974)
@@ -249,12 +242,12 @@ def test_mbpp_has_three_shots_and_the_published_splits(tmp_path):
     assert splits == [(f"MBPP/{i}", split) for split, ids in numbers.items() for i in ids]
     shot = (
         "You are an expert Python programmer, and here is your task: Write f2. Your code should pass these tests:\n\n"
-        "assert f2(2) == 2\nassert f2(0) == 0\n[BEGIN]\ndef f2(x):\n    return x\n[DONE]\n"
+        "assert f2(2) == 2\nassert (\nf2(0) == 0)\n[BEGIN]\ndef f2(x):\n    return x\n[DONE]\n"
     )
     problem = problems[4]
     assert "\r" not in problem.prompt and problem.prompt.startswith(shot) and problem.prompt.count("[DONE]") == 3
     assert problem.prompt.endswith(
-        "Write f601. Your code should pass these tests:\n\nassert f601(601) == 601\nassert f601(0) == 0\n[BEGIN]\n"
+        "Write f601. Your code should pass these tests:\n\nassert f601(601) == 601\nassert (\nf601(0) == 0)\n[BEGIN]\n"
     )
     answers = ["def f601(x):\n    return x\n[DONE]\nmore", "def f601(x):\n    return 601", "import sys; sys.exit(0)"]
     assert verify.mbpp_rewards([problem] * 3, answers) == [1, 0, 0]
