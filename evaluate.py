@@ -22,7 +22,7 @@ import torch
 
 import data
 import rollout
-from model import GPT, UserError, load_model, write_file
+from model import GPT, UserError, load_model, read_json, write_file
 
 # ------------------------------------------------------------------ sample and judge
 
@@ -251,30 +251,32 @@ def finished_stages(folder: str) -> list[Path]:
 
 
 def open_policy(path: Path, args) -> tuple[GPT, data.Task, dict]:
-    """Load a checkpoint, or the Hugging Face folder that a run exported: the model, its task, the run's settings.
+    """Load a checkpoint, or a Hugging Face folder, which a run may have exported: the model, its task, the run's settings.
 
-    --model, --task, --data and --max_new replace what the run was made with, for example after its files have moved.
+    --model, --task, --data, --eval_data and --max_new replace what the run was made with, for example after its files have
+    moved. With a folder, all problems of --data are held out.
     """
-    state = None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    policy, settings = None, {"dtype": "bf16" if device.type == "cuda" else "float32", "max_new": 512}
     if path.is_dir():
-        settings_file = path.parent / "settings.json"
-        settings = json.loads(settings_file.read_text()) if settings_file.exists() else {}
-        settings = settings | {"model": str(path)}
+        run_settings = path.parent / "settings.json"
+        settings |= (read_json(run_settings) if run_settings.exists() else {}) | {"model": str(path)}
     else:
         policy, state = load_model(path)
-        settings = dict(state["settings"])
-    for name in ("model", "task", "data", "max_new"):
-        if getattr(args, name):
-            settings[name] = getattr(args, name)
-    if path.is_dir() and not (settings.get("task") and settings.get("data")):
+        settings |= state["settings"]
+    for name in ("model", "task", "data", "eval_data", "max_new"):
+        settings[name] = getattr(args, name) or settings.get(name)
+    if path.is_dir() and args.data:
+        settings |= {"data": "", "eval_data": args.data}
+    if path.is_dir() and not (settings["task"] and (settings["data"] or settings["eval_data"])):
         raise UserError(f"{path}: a Hugging Face folder also needs --task and --data FILE")
-    # all problems of --data are held out: none of them may be taken for training
-    train_data, eval_data = ("", args.data) if args.data else (settings["data"], settings.get("eval_data", ""))
-    task = data.make_task(settings["task"], settings["model"], train_data, eval_data, settings.get("max_new", 512))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if settings.get("dtype") == "bf16" else torch.float32
-    if state is None:
+    task = data.make_task(*(settings[name] for name in ("task", "model", "data", "eval_data", "max_new")))
+    dtype = torch.bfloat16 if settings["dtype"] == "bf16" else torch.float32
+    if policy is None:
         policy = GPT.from_hf(path, dtype, settings.get("n_ctx") or None, device, task.n_tokens)
+    _, dropped = data.drop_long(task, policy.config.n_ctx)
+    if dropped:
+        print(dropped, file=sys.stderr)
     return policy.copy(dtype).to(device), task, settings
 
 
@@ -294,6 +296,7 @@ def parse(argv) -> argparse.Namespace:
     parser.add_argument("--model", default="", help="Hugging Face folder: evaluate it, or (with --checkpoint) where it lies now")
     parser.add_argument("--task", default="", help="with --model: " + ", ".join(data.PUBLISHED))
     parser.add_argument("--data", default="", help="with --model: JSON Lines file of problems, as published; all are held out")
+    parser.add_argument("--eval_data", default="", help="with --checkpoint: where the run's file of held-out problems lies now")
     parser.add_argument("--max_new", type=int, default=0, help="with --model: longest answer in tokens (default: the run's, or 512)")
     parser.add_argument("--split", default="val", choices=("val", "test"), help="held-out problems")
     parser.add_argument("--eval_problems", type=int, default=1000, help="how many of them")

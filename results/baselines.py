@@ -151,12 +151,25 @@ def collect(s: Settings, task, collector: GPT, steps: range) -> tuple[list, int]
 # ------------------------------------------------------------------ the loop
 
 
+def steps_per_round(s: Settings) -> int:
+    """Return the number of steps per round, rounded up: the last round may be shorter."""
+    return -(-s.stage2_steps // ROUNDS[s.method])
+
+
+def updates_of_round(s: Settings, dialogues: int) -> int:
+    """Return the number of updates per round: those of RL, or for Pair-SFT one epoch of the dialogues."""
+    if s.method == "star":
+        return steps_per_round(s)
+    epoch = -(-dialogues // (s.problems * s.attempts * s.siblings))
+    return min(steps_per_round(s), epoch)
+
+
 def fine_tune(s: Settings, task, start: GPT | None, base: GPT | None, folder: Path) -> dict:
-    """Collect and imitate, for one round or three. Returns the weights (moving average) of the last round.
+    """Collect and imitate, for one round or three. Returns the weights (EMA) of the last round.
 
     start, base: whole models on the CPU of rank 0, None on the other ranks.
     """
-    per_round = -(-s.stage2_steps // ROUNDS[s.method])  # steps
+    per_round = steps_per_round(s)
     batch_size = s.problems * s.attempts * s.siblings // world_size()
     first, reference = distribute(s, start), distribute(s, base)
     policy, collector = first.copy(), first.copy()
@@ -164,8 +177,7 @@ def fine_tune(s: Settings, task, start: GPT | None, base: GPT | None, folder: Pa
     optimizer = torch.optim.Adam(policy.parameters(), lr=s.stage2_lr, betas=(0.9, 0.99))
     record = Recorder(s, 2, folder, s.stage2_steps)
     record.resume_model("policy", policy, optimizer)
-    if s.average:
-        record.resume_model("model", average)
+    record.resume_model("model", average)
     record.resume_model("collector", collector)
     done, dialogues = record.resume("done", False), []
     for step in record.range() if not done else ():
@@ -179,10 +191,9 @@ def fine_tune(s: Settings, task, start: GPT | None, base: GPT | None, folder: Pa
         if at == 0 or not dialogues:  # resumed inside a round: the same dialogues are sampled again
             begin = step - at
             dialogues, size = collect(s, task, collector, range(begin, min(begin + per_round, s.stage2_steps)))
-            epoch = -(-size // (batch_size * world_size()))  # updates
-            updates = min(per_round, epoch) if s.method == "pairs" else per_round
+            updates = updates_of_round(s, size)
         # 2. The supervised loss of this update's dialogues, divided by the answer tokens of all processes.
-        chosen = [dialogues[(at * batch_size + k) % len(dialogues)] for k in range(batch_size)]
+        chosen = [dialogues[(at * batch_size + i) % len(dialogues)] for i in range(batch_size)]
         ids, turn = (rollout.pad(rows, device=device_of(s)) for rows in zip(*chosen))  # (B, T)
         count = int(all_sum({"tokens": (turn > 0).sum()})["tokens"])
         loss = 0.0
@@ -199,17 +210,16 @@ def fine_tune(s: Settings, task, start: GPT | None, base: GPT | None, folder: Pa
             update_average(average, policy, at, s.average)
         optimizer.zero_grad()
         # 4. Log and save. Pair-SFT ends after one epoch.
-        line = {"loss": all_sum({"loss": loss})["loss"], "tokens": count, "grad_norm": norm}
+        line = all_sum({"loss": loss}) | {"tokens": count, "grad_norm": norm}
         line |= {"examples": size, "round": step // per_round + 1}
         if s.eval_every and (step + 1) % s.eval_every == 0:
             line |= train.held_out(s, task, average, reference)
         record.log(step, line)
         done = s.method == "pairs" and at + 1 == updates
         if record.due(step, done):
-            models = {"policy": policy, "model": average, "collector": collector}
-            state = {name: whole_weights(model) for name, model in models.items()}
-            state["adam"] = whole_optimizer(policy, optimizer)
-            record.save(step, state | {"config": dataclasses.asdict(policy.config)}, done)
+            state = {"policy": whole_weights(policy), "model": whole_weights(average), "collector": whole_weights(collector)}
+            state |= {"adam": whole_optimizer(policy, optimizer), "config": dataclasses.asdict(policy.config)}
+            record.save(step, state, done)
         if done:
             break
     record.close()
@@ -247,8 +257,8 @@ def make_model(s: Settings, task, folder: Path) -> GPT | None:
     """Fine-tune, and write stage2.pt. Returns the model on rank 0, None on the others."""
     base = start = None
     if rank() == 0:
-        base = train.given_base(s)
-        start = load_model(s.start)[0] if s.start else base
+        base = train.given(s.base, s)
+        start = train.given(s.start, s) if s.start else base
     weights = fine_tune(s, task, start, base, folder)
     if rank() != 0:
         return None

@@ -83,7 +83,8 @@ def arm_row(found: dict, name: str) -> list[str]:
     arm, results = ARMS[name], list(found[name].values())
     cells = [plus_minus(*mean_ci(values_of(found, name, key))) for key in ("t1", "t2", "delta", "fixed", "spoiled")]
     changed, _ = mean_ci(values_of(found, name, "changed"))
-    answers, updates = (sum(x["budget"][i] for x in results) / len(results) for i in (0, 1))
+    budgets = [x["budget"] for x in results]
+    answers, updates = (sum(column) / len(column) for column in zip(*budgets))
     cost = f"{answers / 1000:.0f}k, {updates:.0f}" if answers else "none"
     paper = " / ".join(f"{x:.1f}" for x in arm.paper) or "no row"
     best = "code-score" if arm.task == "code" else "score"
@@ -103,6 +104,17 @@ def is_ahead(found: dict, best: str, arm: str, metric: str) -> str:
     return f"{word} ({mean:+.1f} ± {over_seeds:.1f}; ± {over_problems:.1f})"
 
 
+def small_table(found: dict, arms: tuple) -> str:
+    """Format the table of the first README: the most important numbers of a few arms."""
+    rows = []
+    for name in arms:
+        if name in found:
+            cells = [plus_minus(*mean_ci(values_of(found, name, metric))) for metric in ("t1", "t2", "delta")]
+            paper = f"{ARMS[name].paper[2]:.1f}".replace("-", "−") if ARMS[name].paper else "no row"
+            rows.append([ARMS[name].title, *cells, paper])
+    return markdown(("system", "Acc@t1", "Acc@t2", "Δ(t1,t2)", "Δ in the paper (MATH)"), rows)
+
+
 def seed_table(found: dict, arms: tuple) -> str:
     """Format every seed of these arms; ± is the interval over problems."""
     rows = []
@@ -120,10 +132,11 @@ def turns_table(ten: dict) -> str:
     rows = []
     for arm, by_seed in ten.items():
         runs = list(by_seed.values())
-        values = [[run[i] for run in runs] for i in range(4)]
-        values += [[run[i + 1] - run[i] for run in runs] for i in (1, 2)]
-        values += [[run[9] for run in runs]]
-        rows.append([ARMS[arm].title, str(len(runs)), *(plus_minus(*mean_ci(v)) for v in values)])
+        t1, t2, t3, t4, *_, t10 = (list(values) for values in zip(*runs))  # one value per seed
+        gain3 = [after - before for before, after in zip(t2, t3)]
+        gain4 = [after - before for before, after in zip(t3, t4)]
+        cells = [plus_minus(*mean_ci(values)) for values in (t1, t2, t3, t4, gain3, gain4, t10)]
+        rows.append([ARMS[arm].title, str(len(runs)), *cells])
     return markdown(("arm", "seeds", "Acc@t1", "Acc@t2", "Acc@t3", "Acc@t4", "Δ(t2,t3)", "Δ(t3,t4)", "Acc@t10"), rows)
 
 
@@ -163,17 +176,20 @@ def or_one_seed(mean: float, ci: float, form: str = ".1f") -> str:
 
 
 def base_claim(found: dict) -> list[str]:
+    """The base model does not correct itself."""
     mean, ci = mean_ci(values_of(found, "base", "delta"))
     word = "holds" if mean <= 0 else "does not hold" if mean - ci > 0 else "undecided"
     return ["base: Δ is not above 0", word, or_one_seed(mean, ci, "+.1f")]
 
 
 def changes_claim(found: dict, arm: str) -> list[str]:
+    """Fine-tuning changes fewer answers than SCoRe."""
     word, numbers = intervals_apart(found, arm, "changed")
     return [f"{ARMS[arm].title}: fewer changed answers than SCoRe", word, numbers]
 
 
 def delta_claim(found: dict, arm: str) -> list[str]:
+    """An arm corrects itself less than SCoRe."""
     word, numbers = intervals_apart(found, arm, "delta")
     mean, ci, _ = paired(found, "score", arm, "delta")
     return [f"{ARMS[arm].title}: Δ below SCoRe's", word, f"{numbers}; seed by seed {or_one_seed(mean, ci, '+.1f')}"]
@@ -198,6 +214,7 @@ def highest_claim(found: dict) -> list[list[str]]:
 
 
 def ablation_claim(found: dict, arm: str) -> list[str]:
+    """SCoRe loses something without one of its parts."""
     losses = {metric: paired(found, "score", arm, metric) for metric in ("delta", "t2")}
     metric = max(losses, key=lambda name: losses[name][0])
     mean, ci, _ = losses[metric]
@@ -210,7 +227,8 @@ def ablation_claim(found: dict, arm: str) -> list[str]:
 def all_tables(found: dict, figures: dict) -> dict[str, str]:
     """Return name -> Markdown of every table, from the arms of paper.json and the data of figures.json."""
     tables = {name: arm_table(found, arms) for name, arms in TABLES.items()}
-    tables["seeds"] = seed_table(found, ("base", "naive", "no-stage1", "alpha10", "score"))
+    tables["small"] = small_table(found, ("base", "star-d+", "pairs-d", "naive", "score"))
+    tables["seeds"] = seed_table(found, ("naive", "score"))
     tables["turns"] = turns_table(figures["ten attempts"])
     tables["claims"] = claims_table(found, figures["votes"])
     return tables
@@ -243,11 +261,12 @@ def plot_mean(ax, curves_: dict, arm: str, key: str, label: str, **style) -> Non
     runs = []
     for name, points in curves_.items():
         if name.rsplit("-", 1)[0] == arm:
-            runs.append([(p["step"], p[key]) for p in points if p[key] is not None])
-    length = min(map(len, runs), default=0)
-    if length:
-        steps = [step for step, _ in runs[0][:length]]
-        means = [sum(run[i][1] for run in runs) / len(runs) for i in range(length)]
+            runs.append([p for p in points if p[key] is not None])
+    steps, means = [], []
+    for points in zip(*runs):  # the same step of all runs
+        steps.append(points[0]["step"])
+        means.append(sum(p[key] for p in points) / len(points))
+    if steps:
         ax.plot(steps, means, label=label, **style)
 
 
@@ -260,6 +279,7 @@ def plot_accuracies(ax, curves_: dict, arms: tuple) -> None:
 
 
 def draw_training(axes, figures: dict) -> None:
+    """Fig. 6: naive RL copies its first answers, SCoRe does not."""
     plot_accuracies(axes[0], figures["training"], ("naive", "score"))
     axes[0].set(title="Fig. 6", xlabel="updates", ylabel="accuracy, %")
     runs = in_common(figures["training"], ("naive", "score"), "t2")
@@ -269,6 +289,7 @@ def draw_training(axes, figures: dict) -> None:
 
 
 def draw_repairs(axes, figures: dict) -> None:
+    """Fig. 5: correcting the base model's first answers, which stay the same, and one's own."""
     for ax, arm, title in zip(axes, ("pairs-d", "score"), ("Fig. 5: Pair-SFT", "SCoRe")):
         runs = in_common(figures["training"], (arm,), "repairs")
         plot_mean(ax, runs, arm, "repairs", "on the base's first answers")
@@ -277,11 +298,13 @@ def draw_repairs(axes, figures: dict) -> None:
 
 
 def draw_gamma(axes, figures: dict) -> None:
+    """Fig. 9: γ above 0 also rewards the first turn for the second."""
     plot_accuracies(axes[0], figures["training"], ("gamma", "score"))
     axes[0].set(title="Fig. 9: γ above 0", xlabel="updates", ylabel="accuracy, %")
 
 
 def draw_edits(axes, figures: dict) -> None:
+    """Fig. 4: how much of an answer the second one changes."""
     for arm in TABLES["main"]:
         counts = figures["edit ratios"].get(arm)
         if counts:
@@ -299,9 +322,13 @@ def draw_attempts(axes, figures: dict) -> None:
     axes[0].set(title="Fig. 8", xlabel="attempt", ylabel="accuracy, %")
     for arm, by_seed in figures["votes"].items():
         runs = list(by_seed.values())
-        for i, label, style in ((0, "2K in parallel", "--"), (1, "K, each corrected", "-")):
-            means = [sum(run[k][i] for run in runs) / len(runs) for k in runs[0]]
-            axes[1].plot([2 * int(k) for k in runs[0]], means, style, label=f"{plain_title(arm)}: {label}")
+        drawn, parallel, corrected = [], [], []
+        for k in runs[0]:
+            drawn.append(2 * int(k))
+            parallel.append(sum(run[k][0] for run in runs) / len(runs))
+            corrected.append(sum(run[k][1] for run in runs) / len(runs))
+        axes[1].plot(drawn, parallel, "--", label=f"{plain_title(arm)}: 2K in parallel")
+        axes[1].plot(drawn, corrected, "-", label=f"{plain_title(arm)}: K, each corrected")
     axes[1].set_xscale("log", base=2)
     axes[1].set(title="Fig. 1, right", xlabel="answers drawn", ylabel="vote's accuracy, %")
 

@@ -458,6 +458,7 @@ def parse(argv=None) -> argparse.Namespace:
 
 
 def main(argv=None) -> None:
+    """Run the program; every expected failure ends it with one line."""
     evaluate.replace_unprintable()
     args = parse(argv)
     torch.set_num_threads(1)

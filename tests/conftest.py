@@ -15,12 +15,14 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for models this small, more threads only wait for each other
 sys.path.insert(0, str(ROOT))
 
-TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+)
 
 
 @pytest.fixture(scope="session")
 def hf_folder(tmp_path_factory):
-    """A random Llama-shaped model with a byte-level tokenizer; its embedding has more rows than the tokenizer has ids."""
+    """A random Llama-shaped model and a byte-level tokenizer, which has fewer ids than the embedding has rows."""
     tokenizers = pytest.importorskip("tokenizers")
     pytest.importorskip("safetensors")
     import torch

@@ -1,14 +1,13 @@
 """A fake-device tensor subclass checks that no step mixes devices and that a decode step has no host sync.
 
-Its tensors name the device "fake" and compute on the CPU. So no number here is a GPU's, and `bench.py --model` measures speed
-and memory. But an operation between a tensor of the device and one of the CPU, which a GPU would refuse, fails here; and
-each value that Python reads from the device, for which a GPU must finish all its work, is counted.
+Its tensors name the device "fake" and compute on the CPU, so `bench.py --model` still has to measure a GPU's speed and
+memory. An operation between a tensor of the device and one of the CPU, which a GPU would refuse, fails here. Each value
+that Python reads from the device is counted: a GPU would have to finish its work first.
 
-The device is registered with torch for the whole process. Each test therefore runs in a fork. Activation checkpointing is not
-covered: torch's own unpack hooks abort on a device that is written in Python.
+The device is registered with torch for the whole process. Each test therefore runs in a fork. Activation checkpointing
+is not covered: torch aborts in its backward pass on a device that is written in Python.
 """
 
-import contextlib
 import functools
 import json
 import multiprocessing
@@ -73,7 +72,7 @@ def compute(function, args, kwargs):
         return function(*args, **kwargs)
     others = [x for x in tensors if not isinstance(x, Fake) and x.ndim]  # a GPU accepts numbers from the CPU
     may_copy = name in ("_to_copy", "copy_") or (name == "index" and isinstance(args[0], Fake))  # also row numbers
-    assert may_copy or not (fakes and others), f"{function}: a tensor {tuple(others[0].shape)} of the CPU among the device's"
+    assert may_copy or not (fakes and others), f"{function}: a tensor {tuple(others[0].shape)} of the CPU"
     leaves = to is not None and to.type == "cpu"
     masks = [x for x in tree_leaves(args[1:]) if isinstance(x, Fake) and x.dtype == torch.bool]
     if name in READS or (name == "index" and masks) or (may_copy and (others or leaves)):
@@ -93,25 +92,19 @@ def compute(function, args, kwargs):
     return tree_map(wrap, out)
 
 
-@contextlib.contextmanager
-def fake_device():
-    """Register the device and enter it; torch.tensor and torch.Generator do not reach a TorchDispatchMode."""
-    _setup_privateuseone_for_python_backend("fake")
-    tensor, generator, save = torch.tensor, torch.Generator, model.save_checkpoint
-    torch.tensor = lambda x, device=None, **kw: tensor(x, **kw).to(device or "cpu")
-    torch.Generator = lambda device=None: generator()
-    runtime.save_checkpoint = train.save_checkpoint = lambda state, path: save(tree_map(unwrap, state), path)
-    runtime.device_of = train.device_of = lambda s: torch.device("fake", 0)
-    # the fake device has no thread of its own for the backward pass
-    with FakeDevice(), torch.autograd.set_multithreading_enabled(False):
-        yield
-
-
 def on_fake_device(test):
     """Run a test in a fork in which the fake device is registered; its traceback is printed there."""
 
     def body(*args, **kwargs):
-        with fake_device():
+        _setup_privateuseone_for_python_backend("fake")
+        # torch.tensor and torch.Generator do not reach a TorchDispatchMode, and torch.save knows no such tensors
+        tensor, generator, save = torch.tensor, torch.Generator, model.save_checkpoint
+        torch.tensor = lambda x, device=None, **kw: tensor(x, **kw).to(device or "cpu")
+        torch.Generator = lambda device=None: generator()
+        runtime.save_checkpoint = train.save_checkpoint = lambda state, path: save(tree_map(unwrap, state), path)
+        runtime.device_of = train.device_of = lambda s: torch.device("fake", 0)
+        # the fake device has no thread of its own for the backward pass
+        with FakeDevice(), torch.autograd.set_multithreading_enabled(False):
             test(*args, **kwargs)
 
     @functools.wraps(test)
@@ -132,75 +125,65 @@ def test_the_fake_device_sees_what_it_is_for():
         x + torch.ones(3)
     assert (x + 1)[1:].device.type == "fake"
     assert syncs == []
-    for read in (lambda: x.sum().item(), lambda: x.tolist(), lambda: x[x > 0], lambda: x.cpu(), lambda: x.copy_(torch.ones(3))):
+    reads = [
+        lambda: x.sum().item(),
+        lambda: x.tolist(),
+        lambda: x[x > 0],
+        lambda: x.cpu(),
+        lambda: x.copy_(torch.ones(3)),
+    ]
+    for read in reads:
         syncs.clear()
         read()
         assert len(syncs) == 1
 
 
-def devices_of_sampling(monkeypatch) -> set:
-    """Note the device of each model that samples; let every answer end, so that there are rewards."""
-    devices, sample = set(), rollout.sample
-
-    def sample_and_finish(policy, *args, **kwargs):
-        devices.add(policy.wte.weight.device.type)
-        r = sample(policy, *args, **kwargs)
-        r.finished.fill_(True)
-        return r
-
-    monkeypatch.setattr(rollout, "sample", sample_and_finish)
-    return devices
-
-
-SMALL = "--stage 2 --base_steps 2 --stage1_steps 2 --stage2_steps 3 --problems 2 --attempts 2 --eval_problems 2 --save_every 2"
+SMALL = "--stage 2 --base_steps 2 --stage1_steps 2 --stage2_steps 3 --problems 2 --attempts 2 --eval_problems 2"
 
 
 @pytest.mark.parametrize(
     "flags",
     [
-        "--siblings 2 --baseline siblings --eval_every 2 --average 0",
-        "--kl_target 0.1 --sample_batch 4 --micro_batch 3 --offline 0.5 --single_turn",
+        "--n_layer 1 --n_embd 16 --siblings 2 --baseline siblings --eval_every 2 --average 0",
+        "--n_layer 1 --n_embd 16 --kl_target 0.1 --sample_batch 4 --micro_batch 3 --offline 0.5 --single_turn",
+        "--model {hf_folder} --task math --data {math_file} --max_new 4 --sample_batch 4",
     ],
 )
 @on_fake_device
-def test_a_run_and_its_resume_stay_on_the_device(tmp_path, monkeypatch, flags):
-    """Bugs: a tensor of the loop, of a checkpoint that is resumed, or of the tables lies on the other device."""
-    devices = devices_of_sampling(monkeypatch)
-    s = train.parse([*SMALL.split(), "--n_layer", "1", "--n_embd", "16", "--folder", str(tmp_path), *flags.split()])
-    save = runtime.Recorder.save
+def test_a_run_and_its_resume_stay_on_the_device(hf_folder, math_file, tmp_path, monkeypatch, flags):
+    """Bugs: a tensor of the loop, of a resumed checkpoint, of the tables or of an export lies on the other device."""
+    flags = flags.format(hf_folder=hf_folder, math_file=math_file)
+    s = train.parse(f"{SMALL} --save_every 2 --folder {tmp_path} {flags}".split())
+    sample, save, devices = rollout.sample, runtime.Recorder.save, set()
+
+    def sample_and_finish(policy, *args, **kwargs):
+        devices.add(policy.wte.weight.device.type)
+        r = sample(policy, *args, **kwargs)
+        r.finished.fill_(True)  # an untrained model seldom ends an answer, and would have no reward
+        return r
 
     def save_and_stop(self, step, *args, **kwargs):
         save(self, step, *args, **kwargs)
-        if step == 1:  # of every stage
+        if step == 1:
             raise UserError("stopped")
 
-    for _ in range(3):  # stage 0 has ended with its second step; Stages I and II are stopped, and all are resumed
-        monkeypatch.setattr(runtime.Recorder, "save", save_and_stop)
+    monkeypatch.setattr(rollout, "sample", sample_and_finish)
+    monkeypatch.setattr(runtime.Recorder, "save", save_and_stop)
+    for stage in (1, 2) if s.model else (0, 1, 2):
         with pytest.raises(UserError, match="stopped"):
             train.run(s)
+        assert (tmp_path / f"stage{stage}.partial.pt").exists()
     monkeypatch.setattr(runtime.Recorder, "save", save)
     train.run(s)
     assert devices == {"fake"}
     assert [json.loads(line)["step"] for line in (tmp_path / "stage2.jsonl").read_text().splitlines()] == [0, 1, 2]
-
-
-@on_fake_device
-def run_of_a_folder(folder, file, run, monkeypatch):
-    devices = devices_of_sampling(monkeypatch)
-    flags = f"{SMALL} --model {folder} --task math --data {file} --folder {run} --max_new 4 --sample_batch 4"
-    train.run(train.parse(flags.split()))
-    assert devices == {"fake"} and (run / "stage2-hf" / "model.safetensors").exists()
-
-
-def test_a_run_of_a_hugging_face_folder_stays_on_the_device(hf_folder, math_file, tmp_path, monkeypatch):
-    """Bugs: weights that are loaded, or exported, on the other device."""
-    run_of_a_folder(hf_folder, math_file, tmp_path, monkeypatch)
+    assert not s.model or (tmp_path / "stage2-hf" / "model.safetensors").exists()
 
 
 @on_fake_device
 def test_a_decode_step_has_no_host_sync():
     """Bug: a CUDA graph cannot record a step that reads a number on the host, or that copies to or from the CPU."""
-    config = GPTConfig(50, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, head_dim=8, n_ff=48, qkv_bias=True, qk_norm=True, n_tokens=40)
+    config = GPTConfig(50, n_layer=2, n_kv_head=2, qkv_bias=True, qk_norm=True, n_tokens=40)
     policy = GPT.empty(config, torch.bfloat16, "fake")
     decode = rollout._Decoder(policy, KVCache.empty(policy, 3, 64))
     token, pos = torch.zeros(3, dtype=torch.long, device="fake"), torch.full((3, 1), 20, device="fake")

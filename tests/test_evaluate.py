@@ -54,7 +54,12 @@ def test_interval_of_delta_equals_the_bootstrap():
 
 def test_examples_are_of_their_kind():
     """Bug: the dialogue printed as corrected was right from the start."""
-    dialogues = [dialogue(True, True, "kk"), dialogue(False, True, "cc"), dialogue(False, False, "ff"), dialogue(False, True, "xx")]
+    dialogues = [
+        dialogue(True, True, "kk"),
+        dialogue(False, True, "cc"),
+        dialogue(False, False, "ff"),
+        dialogue(False, True, "xx"),
+    ]
     found = evaluate.examples(dialogues)
     assert {kind: d["answers"][0] for kind, d in found.items()} == {"corrected": "c", "kept": "k", "failed": "f"}
 
@@ -82,7 +87,7 @@ def test_batches_change_no_dialogue():
 
 
 def test_each_answer_is_judged_by_its_own_problem(monkeypatch):
-    """Bug: with all turns judged in one call, a turn's rewards go to another turn or problem; a truncated answer counts."""
+    """Bugs: a turn's rewards go to another turn or problem, since one call judges all; a truncated answer counts."""
     problems, calls = TASK.problems("val", 5), []
 
     def rewards(problems, answers):
@@ -92,7 +97,9 @@ def test_each_answer_is_judged_by_its_own_problem(monkeypatch):
     policy = tiny(1)
     with torch.no_grad():
         policy.wte.weight[TASK.stops[0]] *= 8  # an untrained policy seldom ends an answer
-    batch = evaluate.sample_and_judge(policy, dataclasses.replace(TASK, rewards=rewards), problems, K=2, temperature=0.0)
+    batch = evaluate.sample_and_judge(
+        policy, dataclasses.replace(TASK, rewards=rewards), problems, K=2, temperature=0.0
+    )
     wanted = [[float(n % 3 == 0), float((n + 10) % 3 == 0)] for n in range(10)]
     assert batch.finished.sum() > 10
     assert batch.rewards.tolist() == (torch.tensor(wanted) * batch.finished).tolist()
@@ -139,7 +146,7 @@ def test_first_attempts_come_from_another_model_or_from_the_problem():
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    """A run that finished stage 0 and is in the middle of Stage I, untrained, with a log that was cut in its last line."""
+    """A run that finished stage 0 and is in the middle of Stage I; the last line of its log is half-written."""
     folder = tmp_path_factory.mktemp("run")
     state = {"settings": {"task": "false-position", "model": "", "data": ""}, "model": tiny().state_dict()}
     state["config"] = dataclasses.asdict(tiny().config)
@@ -163,7 +170,7 @@ def capture(capsys):
 
 def error_of(*flags) -> str:
     """Return the one line with which evaluate.py ends."""
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:  # an interrupt that escapes would end pytest
         evaluate.main([str(flag) for flag in flags])
     text = str(caught.value.code)
     if text == "2":  # argparse prints its own line
@@ -183,7 +190,16 @@ def test_files_of_dialogues_and_metrics(run_folder, tmp_path):
     """Bugs: --dialogues and --json disagree with each other, or hold one checkpoint of several."""
     paths = [run_folder / "stage0.pt", run_folder / "stage1.partial.pt"]
     (tmp_path / "p.jsonl").write_text('{"prompt": "?+7-2+5=16"}\n{"prompt": "? +1 +1 +1 = 9"}\n')
-    flags = ["--problems", tmp_path / "p.jsonl", "--turns", 3, "--dialogues", tmp_path / "d.jsonl", "--json", tmp_path / "m.json"]
+    flags = [
+        "--problems",
+        tmp_path / "p.jsonl",
+        "--turns",
+        3,
+        "--dialogues",
+        tmp_path / "d.jsonl",
+        "--json",
+        tmp_path / "m.json",
+    ]
     assert printed("--checkpoint", *paths, *flags).count("accuracy at each turn") == 2
     metrics = json.loads((tmp_path / "m.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
@@ -210,11 +226,28 @@ def test_a_hugging_face_folder_and_an_export(hf_folder, math_file, tmp_path):
     assert "base" in text and len(dialogues) == 3 and "What is $0 + 0$?" in dialogues[0]["prompt"]
     exported = tmp_path / "stage2-hf"
     exported.symlink_to(hf_folder)
-    settings = {"task": "math", "model": "moved", "data": str(math_file), "dtype": "float32", "n_ctx": 1024, "max_new": 4}
+    settings = {
+        "task": "math",
+        "model": "moved",
+        "data": str(math_file),
+        "dtype": "float32",
+        "n_ctx": 1024,
+        "max_new": 4,
+    }
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     assert "stage2-hf" in printed("--checkpoint", exported, "--eval_problems", 3)
     (tmp_path / "first.jsonl").write_text('{"id": "math/2", "first": "2."}\n')
-    printed("--model", hf_folder, "--task", "math", "--data", math_file, "--first_attempts", tmp_path / "first.jsonl", *flags)
+    printed(
+        "--model",
+        hf_folder,
+        "--task",
+        "math",
+        "--data",
+        math_file,
+        "--first_attempts",
+        tmp_path / "first.jsonl",
+        *flags,
+    )
     (only,) = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
     assert only["answers"][0] == "2." and "What is $1 + 1$?" in only["prompt"]
     assert "needs --task and --data" in error_of("--model", hf_folder).replace("also needs", "needs")
@@ -301,6 +334,7 @@ def test_output_in_latin_1(run_folder, monkeypatch):
 
 def test_ctrl_c_is_one_line(run_folder, monkeypatch):
     """Bug: a traceback after Ctrl-C, or the claim that the evaluation can be resumed."""
+
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 

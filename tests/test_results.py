@@ -275,7 +275,7 @@ MAKE = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text('x')"
 
 
 def test_finished_runs_are_kept_and_a_failed_one_is_reported_with_its_last_line(tmp_path, capsys):
-    first = a_run(tmp_path, "base-0", MAKE)
+    first = a_run(tmp_path, "base-0", "import time; time.sleep(0.5); " + MAKE)
     early = f"import sys, pathlib; sys.exit(4) if not pathlib.Path({str(first.result)!r}).exists() else 0"
     second = a_run(tmp_path, "score-0", f"{early}; print('loss\\rno luck'); sys.exit(3)", first.result)
     with pytest.raises(UserError, match="score-0 ended with code 3: no luck"):
@@ -313,7 +313,7 @@ def test_a_stop_sends_one_sigterm_to_each_run_and_waits_for_its_checkpoint(tmp_p
     process.start()
     while process.is_alive() and not run.result.with_name("begun").exists():
         time.sleep(0.01)
-    os.kill(process.pid, number)
+    os.killpg(process.pid, number)  # the whole group, as Ctrl-C does
     process.join(60)
     assert process.exitcode == 1 and run.result.with_name("saved").read_text() == "1"
 
@@ -378,6 +378,19 @@ def test_budget_counts_the_stages_that_led_to_a_checkpoint(tmp_path):
     (tmp_path / "moved").rename(tmp_path / "new" / "score-0")
     (tmp_path / "pairs-0").rename(tmp_path / "new" / "pairs-0")
     assert reproduce.budget(tmp_path / "new" / "pairs-0" / "stage2.pt") == [(5 + 7) * 8 * 2, 8]
+
+
+def test_the_last_of_three_answers_counts_as_the_second(tmp_path, monkeypatch):
+    """Self-Refine. An outcome is r1 + 2·r2: the comparison of arms reads nothing else."""
+    dialogues = []
+    for answers, right in (("aab", (1, 0, 0)), ("aba", (0, 1, 0)), ("abb", (0, 0, 1)), ("aaa", (1, 0, 1))):
+        right = [bool(r) for r in right]
+        dialogues.append({"prompt": "", "answers": list(answers), "right": right, "ended": [True, False, True]})
+    monkeypatch.setattr(evaluate, "evaluate", lambda *args, turns: dialogues)
+    found = reproduce.measure(checkpoint(tmp_path / "base" / "stage0.pt", 0), 3, "val", 4)
+    m = found["metrics"]
+    assert found["outcomes"] == "1023" and found["ratios"] == [0.5, 0.0, 0.5, 0.0]
+    assert (m["t1"], m["t2"], m["fixed"], m["spoiled"], m["same"], m["truncated"]) == (50, 50, 25, 25, 50, 0)
 
 
 def test_edit_ratio_by_its_definition():
@@ -482,11 +495,11 @@ def test_a_lead_is_found_only_if_seeds_and_problems_agree():
         ("naive", "score", "t2", "not found (-9.0"),
         ("score", "naive", "delta", "undecided (+0.0"),
         ("score", "gamma", "t2", "undecided"),  # seeds disagree
-        ("score", "single", "t2", "undecided"),  # one seed decides nothing
         ("star-d", "base", "t2", "undecided (+1.0 ± 0.0; ± 2.0)"),  # one problem, in every seed
         ("pairs-d", "base", "t2", "undecided (+40.0 ± 65.7; ± "),  # clear over problems, not over seeds
     ):
         assert report.is_ahead(found, best, arm, metric).startswith(expected), (best, arm)
+    assert report.is_ahead(found, "score", "single", "t2") == "undecided"  # and no interval of one seed
     rows = report.arm_table(found, ("score", "naive", "code-score")).splitlines()
     assert len(rows) == 4 and "| **SCoRe** | 3 | 1k, 8 | 70.0 ± 49.7 | 70.0 ± 49.7 |" in rows[2] and "10 %" in rows[3]
 

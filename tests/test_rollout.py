@@ -67,7 +67,7 @@ def row(r, n):
 
 @pytest.mark.parametrize("K, M, turns", [(1, 1, 1), (3, 1, 2), (2, 3, 2), (1, 1, 10), (2, 2, 3)])
 def test_cached_log_probabilities_equal_a_full_pass(model, K, M, turns):
-    """Bugs: is_causal on a filled cache, positions of unequal rows, a token lost between turns, siblings that share a cache."""
+    """Bugs: is_causal on a filled cache, positions of unequal rows, a token lost between turns, mixed siblings."""
     check_against_full_pass(model, draw(model, K=K, M=M, turns=turns))
     check_against_full_pass(model, draw(model, K=K, M=M, turns=turns, temperature=0.5), temperature=0.5)
 
@@ -96,7 +96,7 @@ def test_padding_changes_nothing(model):
 
 
 def test_sampling_in_parts_changes_nothing_but_the_cache(model, monkeypatch):
-    """Bugs: parts joined in another order or cut at another width; `batch` that counts problems instead of dialogues."""
+    """Bugs: parts joined in another order or cut at another width; `batch` that counts problems, not dialogues."""
     rows, hidden = [], GPT.hidden
     whole = draw(model, K=2, M=2, temperature=0.0)
     monkeypatch.setattr(GPT, "hidden", lambda self, ids, *a, **k: rows.append(len(ids)) or hidden(self, ids, *a, **k))
@@ -184,7 +184,7 @@ def check_frequencies(token, exact, n):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_sampled_tokens_follow_the_distribution(temperature):
-    """Bugs: the temperature applied twice or not at all; a token of probability 0; a log-probability of another token."""
+    """Bugs: the temperature applied twice or not at all; another token's log-probability."""
     logits = torch.tensor([1.0, -1.0, 0.5, -torch.inf, 2.0])
     exact = torch.softmax(logits / temperature, -1)
     token, logp = rollout.choose(logits.expand(20_000, -1), temperature, torch.Generator().manual_seed(1))
@@ -237,7 +237,7 @@ def test_finished_rows_leave_the_batch(model, monkeypatch):
 
 
 class FakeGraph:
-    """torch.cuda.CUDAGraph and torch.cuda.graph without a GPU: a replay repeats what was recorded, at the same addresses."""
+    """torch.cuda.CUDAGraph and torch.cuda.graph without a GPU: a replay repeats the step, at the same addresses."""
 
     def __init__(self, *_, **__):
         pass

@@ -12,7 +12,7 @@ from model import GPT, GPTConfig
 
 def tiny(seed=0, **changes):
     torch.manual_seed(seed)
-    config = GPTConfig(vocab_size=9, n_layer=1, n_embd=8, n_head=2, n_kv_head=2, head_dim=4, n_ff=8, n_ctx=32, **changes)
+    config = GPTConfig(vocab_size=9, n_layer=1, n_embd=8, n_head=2, n_kv_head=2, head_dim=4, n_ff=8, **changes)
     return GPT(config).double()
 
 
@@ -28,7 +28,7 @@ def gradients(policy, *losses):
 
 
 def test_bonus_table():
-    """Bug: a clip, or a division by a standard deviation, changes the +11, +1, 0, −10 that α = 10 gives to turn 2."""
+    """Bug: a clip or a standard deviation changes the +11, +1, 0, −10 that α = 10 gives to turn 2."""
     r = torch.tensor([[0, 1], [1, 1], [0, 0], [1, 0]]).float()  # wrong→right, right→right, …
     R = score.stage2_returns(r, alpha=10)
     assert R[:, 1].tolist() == [11, 1, 0, -10]
@@ -101,7 +101,8 @@ def test_unknown_baseline_is_refused():
 def test_stats_by_hand_at_answer_tokens_and_zero_elsewhere():
     """Bugs: a mask made from the padding's or the stop's value; a KL of the wrong direction; columns shifted by one."""
     policy, reference = tiny(0), tiny(1)
-    ids, turn = torch.tensor([[1, 2, 0, 0, 3, 0]]), torch.tensor([[0, 0, 1, 1, 0, 2]])  # 0 is a word, a stop and padding
+    ids = torch.tensor([[1, 2, 0, 0, 3, 0]])  # 0 is a word, a stop and padding
+    turn = torch.tensor([[0, 0, 1, 1, 0, 2]])
     logp, kl, entropy = score.answer_stats(policy, reference, ids, turn)
     full, ref = (torch.log_softmax(m(ids), -1)[0, :-1] for m in (policy, reference))
     mask = turn[0, 1:] > 0
@@ -135,7 +136,7 @@ def test_chunks_of_logits_change_no_gradient():
 
 @pytest.mark.parametrize("T", [4, 5, 6])
 def test_advantages_multiply_rows_not_columns(T):
-    """Bug: (B,) times (B, T − 1) broadcasts along the wrong axis in silence if B = T − 1: here B = 4, T − 1 = 3, 4, 5."""
+    """Bug: (B,) times (B, T − 1) broadcasts along the wrong axis if B = T − 1. Here B = 4, T − 1 = 3, 4, 5."""
     logp, A = torch.randn(4, T - 1).double(), torch.randn(4, 2).double()
     turn = torch.ones(4, T, dtype=torch.long)
     loss = score.stage2_loss(logp, torch.zeros_like(logp), turn, A, 0.0, [4, 4])

@@ -115,14 +115,19 @@ def batches(monkeypatch):
     """The programs of every call of the sandbox; no verdict is known at the start."""
     run, programs = verify.run_tests_batch, []
     monkeypatch.setattr(verify, "_verdicts", {})
-    monkeypatch.setattr(verify, "run_tests_batch", lambda jobs: programs.append([j["program"] for j in jobs]) or run(jobs))
+    monkeypatch.setattr(
+        verify, "run_tests_batch", lambda jobs: programs.append([j["program"] for j in jobs]) or run(jobs)
+    )
     return programs
 
 
 def test_equal_programs_run_once(batches):
     """Bugs: a program is run again for each dialogue that wrote it; a verdict is used for other tests."""
     five, seven = sketch(5, 23), sketch(5, 25)
-    problems, answers = [five, five, five, seven, seven, sketch(5, 23)], ["x+18", "x+20", "x+18#23;0", "x+18", "x+20", "x+18"]
+    problems, answers = (
+        [five, five, five, seven, seven, sketch(5, 23)],
+        ["x+18", "x+20", "x+18#23;0", "x+18", "x+20", "x+18"],
+    )
     for _ in range(2):
         assert verify.code_rewards(problems, answers) == [1, 0, 1, 0, 1, 1]
     assert batches == [["f=lambda x:x+18", "f=lambda x:x+20"] * 2, []]
