@@ -494,7 +494,7 @@ def check_settings(state: dict, s, stage: int, path: Path) -> None:
     then, now = state["settings"], remembered(s, stage)
     for name, value in now.items():
         if name in FILES:
-            if then["fingerprints"].get(name) != now["fingerprints"].get(name):
+            if then.get("fingerprints", {}).get(name) != now["fingerprints"].get(name):
                 raise UserError(f"{path}: made with --{name} {then.get(name) or '(none)'}, and {value or 'none'} has another content; "
                                 f"give the same file, or another --folder")  # fmt: skip
         elif name != "fingerprints" and then.get(name, value) != value:

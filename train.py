@@ -16,7 +16,7 @@ The systems that the paper compares with are settings of this program (README.md
     single-turn RL          --stage 2 --stage1_steps 0 --single_turn --offline 0
     SCoRe without Stage I   --stage 2 --stage1_steps 0
     SCoRe without shaping   --stage 2 --alpha 0
-    a second round          --stage 2 --base runs/one/stage0.pt --start runs/one/stage2.pt --folder runs/two
+    a second round          --stage 2 --base runs/one/stage0.pt --start runs/one/stage2.pt --seed 1 --folder runs/two
 
 A run may resume on another number of processes. The problems of every step, the optimizer's state and the gradient of given
 dialogues are then the same, to rounding. The dialogues are not: each process has its own random numbers.
@@ -652,7 +652,7 @@ def fail(text) -> None:
     """
     with contextlib.suppress(OSError):  # a closed terminal
         if text:
-            print(f"train.py: {text}", file=sys.stderr, flush=True)
+            print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr, flush=True)
         sys.stdout.flush()
     os._exit(1) if dist.is_initialized() else sys.exit(1)
 
