@@ -73,7 +73,7 @@ def evaluate(policy, task, problems, *, turns=2, temperature=0.0, seed=0, batch=
         while together + len(batches) - 1 < turns:
             given = batches[-1].rollouts.answers(2, with_stop=True)
             batches.append(sample_and_judge(policy, task, some, given=given, **sampling))
-        dialogues += _dialogues(some, batches)
+        dialogues += dialogues_of(some, *batches)
     return dialogues
 
 
@@ -87,17 +87,19 @@ def _first_attempts(task, problems, first_from, sampling) -> list | None:
     return [None if p.first is None else task.encode(p.first) + task.stops[:1] for p in problems]
 
 
-def _dialogues(problems, batches: list[Batch]) -> list[dict]:
-    """Join the turns of the first batch with the second turns of the others."""
+def dialogues_of(problems, *batches: Batch) -> list[dict]:
+    """Return one dict per problem: its first dialogue. The turns of the first batch are joined with the others' second turns."""
+    per_problem = len(batches[0].rewards) // len(problems)  # dialogues
     texts, right, ended = list(batches[0].texts), [batches[0].rewards], [batches[0].finished]
     for more in batches[1:]:
         texts.append(more.texts[1])
         right.append(more.rewards[:, 1:])
         ended.append(more.finished[:, 1:])
-    right = (torch.cat(right, 1) == 1).tolist()  # n lists of `turns`
+    right = (torch.cat(right, 1) == 1).tolist()  # N lists of `turns`
     ended = torch.cat(ended, 1).tolist()
     found = []
-    for n, problem in enumerate(problems):
+    for i, problem in enumerate(problems):
+        n = i * per_problem
         answers = [turn[n] for turn in texts]
         found.append({"prompt": problem.prompt, "answers": answers, "right": right[n], "ended": ended[n]})
     return found

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 MAX_CHARS = 1000       # longest answer that is read; the longest gold of MATH has about 160 characters
 MAX_DEPTH = 20         # brackets within brackets
+MAX_HEIGHT = 60        # of a tree
 MAX_BITS = 40_000      # of a fraction: 2^4950 and 1/2004! are golds
 MAX_BUDGET = 20_000    # operations of about a microsecond or two
 
@@ -121,7 +122,7 @@ _NOUNS = set("""
     bottle bag slice cup orange marble block cube car bus truck train banana candy flower leg seat shirt chair table
     question sandwich boy girl kid toy cupcake wheel bird rose animal cow chicken cake ball employee plant stamp floor
     pizza song goal photo picture item set episode crayon glass bead pill letter case room notebook player coin dime
-    nickel penny quarter fruit class vote leaf leaves duck loaf loaves sheep fish stick tomato strawberry sheet lollipop
+    nickel penny fruit class vote leaf leaves duck loaf loaves sheep fish stick tomato strawberry sheet lollipop
     brownie shell crate passenger candle pie batch puppy potato tablespoon teaspoon carton tile mark member seashell lap
     painting group trip movie goat donut jellybean chocolate muffin jar roll pet hat rock star tree family house game
     team friend guest customer word row sticker balloon bean step calorie serving message plate brick horse frog tire
@@ -132,8 +133,8 @@ _NOUNS = set("""
 _ADJECTIVES = set("total different distinct possible whole full unique right real positive red blue green white black "
                   "yellow pink purple brown new old more extra left large small big square sq cubic cu".split())
 _NOT_UNITS = set("plus minus times is this does has was thus yes less unless always perhaps versus ones tens million "
-                 "billion thousand hundred trillion dozen pair half halve halves third lakh crore score gross myriad "
-                 "couple decade no not than nor but except if to about approximately".split())
+                 "billion thousand hundred trillion dozen pair half halve halves third quarter lakh crore score gross "
+                 "myriad couple decade no not than nor but except if to about approximately".split())
 _WORDS = {word for word in {*_UNITS, *_NOUNS, *_ADJECTIVES} if len(word) > 1} | {"yes", "no", "per"}
 
 
@@ -177,7 +178,7 @@ _SYMBOLS = {  # LaTeX commands -> characters
     "approx": "≈", "in": "∈", "cup": "∪", "cap": "∩", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|",
     "langle": "⟨", "rangle": "⟩", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "circ": "°",
     "degree": "°", "emptyset": "∅", "varnothing": "∅", "colon": ":", "setminus": "∖", "backslash": "∖", "equiv": "=",
-    "lfloor": "⌊", "rfloor": "⌋", "lceil": "⌈", "rceil": "⌉", "or": ",", "lor": ",", "and": "∧", "land": "∧",
+    "lfloor": "⌊", "rfloor": "⌋", "lceil": "⌈", "rceil": "⌉", "or": ",", "lor": ",", "land": "∧",
     "%": "%", "$": "$", "{": r"\{", "}": r"\}", "\\": r"\\"}
 _SILENT = set("left right big Big bigg Bigg bigl bigr Bigl Bigr displaystyle textstyle limits mathbf boldsymbol bf bm "
               "mathit mathsf mathtt mathcal mathop underline ensuremath boxed fbox large rm ! ( ) [ ]".split())
@@ -202,14 +203,12 @@ _TOKEN = re.compile(r"""
   | (?P<symbol> . )""", re.VERBOSE | re.DOTALL)
 
 
-def tokenise(text: str, marks: bool = True, prose: bool = False, depth: int = 0) -> list[Token]:
+def tokenise(text: str, marks: bool = True, prose: bool = False) -> list[Token]:
     r"""Split normalised text; `marks`: read 70,110 as one number; `prose`: within \text{...}.
 
     >>> [token.text for token in tokenise(r"\dfrac12 \text{ sq. cm}")]
     ['frac', '12', 'sq', 'cm']
     """
-    if depth > 3:
-        raise Unreadable("text within text within text")
     tokens, pos, brackets, spaced = [], 0, 0, False
     while pos < len(text):
         # Outside brackets a comma before three digits marks thousands; inside, (4,112) is a point.
@@ -217,7 +216,7 @@ def tokenise(text: str, marks: bool = True, prose: bool = False, depth: int = 0)
         match = mark or _TOKEN.match(text, pos)
         pieces, pos = [("number", re.sub("[, ]", "", match[0]))], match.end()
         if not mark:
-            pieces, pos = _pieces(match, marks, prose, depth)
+            pieces, pos = _pieces(match, marks, prose)
         for kind, value in pieces:
             if kind == "space":
                 spaced = True
@@ -228,7 +227,7 @@ def tokenise(text: str, marks: bool = True, prose: bool = False, depth: int = 0)
     return tokens
 
 
-def _pieces(match: re.Match, marks: bool, prose: bool, depth: int) -> tuple[list, int]:
+def _pieces(match: re.Match, marks: bool, prose: bool) -> tuple[list, int]:
     """Return the (kind, text) pairs of one match, mostly one, and where they end."""
     kind, text, end = match.lastgroup, match[0], match.end()
     if kind == "letters":
@@ -245,7 +244,7 @@ def _pieces(match: re.Match, marks: bool, prose: bool, depth: int) -> tuple[list
     if name in _PROSE:
         inside, end = braced(match.string, end)
         pieces = [("space", "")]
-        for token in tokenise(inside, marks, True, depth + 1):
+        for token in tokenise(inside, marks, prose=True):
             pieces += [("space", "")] * token.spaced + [(token.kind, token.text)]
         return pieces, end
     if name in _SILENT:
@@ -293,10 +292,14 @@ class Node(NamedTuple):
     items: tuple = ()
     tag: object = None
     free: bool = False      # depends on a variable
+    height: int = 1
 
 
 def node(kind: str, *items: Node, tag=None) -> Node:
-    return Node(kind, items, tag, kind == "name" or any(item.free for item in items))
+    height = 1 + max([item.height for item in items], default=0)
+    if height > MAX_HEIGHT:  # Python's stack is as high
+        raise Unreadable("too deep")
+    return Node(kind, items, tag, kind == "name" or any(item.free for item in items), height)
 
 
 def number(value) -> Node:

@@ -1,4 +1,4 @@
-"""Does a program that nobody trusts pass its tests?
+r"""Does a program that nobody trusts pass its tests?
 
 The tests never enter the program's process. A process of its own, the judge, keeps them, sends each call into the
 sandbox (sandbox.py), gets back a plain value and evaluates the assert itself. So the only way to pass is to return
@@ -65,8 +65,8 @@ def run_tests(program, tests, *, setup="", entry_point=None, timeout=5.0, memory
 def run_tests_batch(jobs, *, timeout=5.0, memory_mb=1024):
     """Judge many programs, one at a time per core. -> list of TestResult, in order
 
-    jobs: dicts of run_tests' arguments, and optionally the problem's `name` for errors. A job's own timeout or
-    memory_mb takes precedence over the ones given here. Raise VerifierError as `run_tests` does.
+    jobs: dicts of run_tests' arguments, and the problem's `name` for errors. A job's own timeout or memory_mb takes
+    precedence over the ones given here. Raise VerifierError as `run_tests` does.
     """
     def run_one(job):
         arguments = {"timeout": timeout, "memory_mb": memory_mb, **job}
@@ -86,7 +86,8 @@ def run_tests_batch(jobs, *, timeout=5.0, memory_mb=1024):
 
 _END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext|end_of_text|eot_id|eom_id|end|EOT)\|>|<｜end▁of▁sentence｜>"
                           r"|<end_of_turn>|</s>\s*\Z")
-_HTML_TAG = re.compile(r"(?:<pre\b[^<>]{0,200}>\s{0,9})?<(?:pre|code)\b(?:[^<>]{0,200}?lang(?:uage)?[-=\"]+(\w+))?[^<>]{0,200}>")
+_HTML_TAG = re.compile(r"(?:<pre\b[^<>]{0,200}>\s{0,9})?<(?:pre|code)\b"
+                       r"(?:[^<>]{0,200}?lang(?:uage)?[-=\"]+(\w+))?[^<>]{0,200}>")
 _PREFIX = re.compile(r"[ \t]*(?:(?:>|[-*+]|\d{1,3}[.)])[ \t]+|>)*[ \t]*")  # of a quote or a list
 _FENCE = re.compile(r"(`{3,}|~{3,})[ \t]*(.*)")
 _PYTHON_TAG = re.compile(r"[\s{.]*(?:(?:i?python|pycon|py)[\d.]*(?:-repl)?|[\w/.-]+\.py)(?![\w#+])", re.IGNORECASE)
@@ -249,7 +250,7 @@ def _strip_prose(lines):
             break
         quote = _open_quote(line, quote)
         if quote is None:
-            bare = _STRINGS.sub("", line)
+            bare = _STRINGS.sub("", line[:1000])  # a longer line would take quadratic time
             depth = max(0, depth + sum(map(bare.count, "([{")) - sum(map(bare.count, ")]}")))
         end = number + 1
     return "\n".join(lines[first:end])
@@ -262,7 +263,8 @@ math operator random re statistics string sys""".split()  # what tests may name 
 _KNOWN = {**vars(collections), **vars(math), **{kind.__name__: kind for kind, *_ in sandbox.RECORDS.values()}}
 _JUDGING = set("""abs all any bool callable dict float frozenset getattr hasattr int isinstance len list next repr
 round set sorted str tuple type ceil fabs floor inf isclose isfinite isinf isnan nan pi sqrt trunc ChainMap Counter
-OrderedDict defaultdict deque namedtuple Fraction Decimal date time datetime timedelta""".split())  # names of Python's that tests use to judge
+OrderedDict defaultdict deque namedtuple Fraction Decimal date time datetime timedelta""".split())
+# _JUDGING: names of Python's that tests use to judge. They are never the program's, or it would judge itself.
 _OPERANDS = (ast.Compare, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Assert, ast.IfExp, ast.Subscript, ast.FormattedValue)
 _HEADS = {ast.Call: ["func"], ast.Attribute: ["value"], ast.Subscript: ["value"], ast.BinOp: ["left", "right"],
           ast.Tuple: ["elts"], ast.List: ["elts"], ast.ListComp: ["elt"]}
@@ -305,7 +307,8 @@ def _outline(setup, tests, entry_point):
         raise VerifierError("cannot tell which function the tests are of: pass entry_point")
     python = (_names(tree) - bound - program) & (set(_KNOWN) | set(_MODULES))
     objects = _used_as_objects(tree, program, entry_point)
-    kinds = {"bound": bound, "program": program, "objects": objects, "exceptions": exceptions & program, "python": python}
+    kinds = {"bound": bound, "program": program, "objects": objects, "exceptions": exceptions & program,
+             "python": python}
     return {kind: sorted(names) for kind, names in kinds.items()}
 
 
@@ -336,18 +339,23 @@ def _heads(node):
     return heads
 
 
+def _makers(tree):
+    """Map each variable of the tests to the names that its values come from: s = Stack() -> {"s": {"Stack"}}."""
+    makers = {}
+    for node in ast.walk(tree):  # assignments of all kinds have a value, loops and comprehensions an iter
+        value = getattr(node, "value", None) or getattr(node, "iter", None)
+        for target in getattr(node, "targets", [getattr(node, "target", None)]) if value else []:
+            for name in _heads(target) if isinstance(target, (ast.Name, ast.Tuple)) else ():
+                makers.setdefault(name, set()).update(_heads(value))
+    return makers
+
+
 def _used_as_objects(tree, program, entry_point):
     """Return the program's names whose results the tests use as objects.
 
     They do if they use an attribute that no plain value has, or one of the name itself, or if a statement is just a
-    method's call, such as `queue.append(1)`: tests seldom change what a function returned.
+    method's call, such as `queue.append(1)`: tests seldom change what a function returned, except by sorting it.
     """
-    makers = {"candidate": {entry_point}}  # of each variable: the names that its values come from
-    for node in ast.walk(tree):
-        value = getattr(node, "value", None) or getattr(node, "iter", None)
-        for target in getattr(node, "targets", [getattr(node, "target", None)]) if value else []:
-            for name in _names(target) if target else ():
-                makers.setdefault(name, set()).update(_heads(value))
     used = set()
     for node in ast.walk(tree):
         method = getattr(getattr(node, "value", None), "func", None)
@@ -356,6 +364,7 @@ def _used_as_objects(tree, program, entry_point):
         if isinstance(node, ast.Attribute):
             is_of_name = isinstance(node.value, ast.Name) and node.value.id in program
             used |= _heads(node.value) if is_of_name or node.attr not in _PLAIN_ATTRIBUTES else set()
+    makers = {**_makers(tree), "candidate": {entry_point}}
     for _ in range(3):  # a = Stack(); b = a; c = b
         used = used.union(*(makers.get(name, set()) for name in used))
     return used & program
@@ -485,7 +494,7 @@ class _Candidate:
         except OSError:
             raise _Failure("ended") from None
         try:
-            reply = sandbox.receive(self.sock)
+            reply = sandbox.receive(self.sock, sandbox.MAX_REPLY)
             if type(reply) is not list or reply[:1] not in (["value"], ["raise"]):
                 raise ValueError("not a reply")
             self.calls += request[0] != ["load"]

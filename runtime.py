@@ -115,6 +115,14 @@ def use_cores() -> None:
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
+def check_compiler(device) -> None:
+    """Raise UserError if torch.compile finds no compiler here, before anything is trained."""
+    try:
+        torch.compile(lambda x: x.exp() + 1)(torch.zeros(8, device=device))
+    except RuntimeError as error:
+        raise UserError(f"--compile: {str(error).splitlines()[0]}; install a compiler, or leave --compile out") from error
+
+
 def check_ranks_agree(s) -> None:
     """Raise UserError on every rank if the ranks were started with different settings, or with different problems."""
     if world_size() == 1:
@@ -279,7 +287,8 @@ def memory(c: GPTConfig, s, tokens: int, ranks: int = 1) -> dict[str, int]:
         "sampler": sampled * V * (2 * e + 4 * 8),
     }
     always = sum(parts[name] for name in ("weights", "adam", "reference", "average"))
-    gathered = 2 * (2 * outside + 4 * block) + 4 * outside if bf16 else 0  # policy's and reference's, and a gradient
+    always += 2 * outside * bf16  # the reference's embedding and head stay gathered after its forward pass
+    gathered = 2 * (outside + 4 * block) + 4 * outside if bf16 else 0  # the policy's, two blocks of each, and a gradient
     update = parts["gradients"] + gathered + parts["activations"] + parts["logits"]
     if ranks > 1 and not bf16:
         update = max(update, 8 * N)  # the flat copy of the gradients

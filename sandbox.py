@@ -6,7 +6,8 @@
 
 The fork server is a clean interpreter started by exec, one per core: a fork of a process that runs threads or
 holds torch would be neither safe nor fast. It never reads a job, so that the candidate, which is a copy of it,
-holds no trace of a test. What the judge does is up to the caller of `serve` (programs.py).
+holds no trace of a test. What the judge does is up to the caller of `serve` (programs.py). The judge stays for the
+next job, unless the clock ended it: its tests are trusted, and a fork less per job halves the cost.
 
 What a program can do depends on the platform. `TestResult.level` names the column:
 
@@ -15,7 +16,7 @@ What a program can do depends on the platform. `TestResult.level` names the colu
                                 in most containers         without Landlock           than x86-64 and arm64
     ----------------------------------------------------------------------------------------------------------
     see the tests               no                         no                         through the judge's memory
-    start a process             no                         no                         no, unless it is root
+    start a process             no                         no                         no (on Linux nor a thread)
     signal or trace a process   no                         no                         yes: any of the same user
     use the network             no                         no                         yes
     read files                  the standard library       none                       all of the same user
@@ -32,6 +33,7 @@ Not covered at any level: bugs of the kernel, and side channels such as timing o
 """
 
 import atexit
+import builtins
 import collections
 import contextlib
 import ctypes
@@ -75,7 +77,7 @@ class TestResult:
 # JSON's null, booleans, numbers and strings stand for themselves. Everything else is a list that begins with a tag:
 # ["tuple", 1, 2], ["dict", key, value, ...], ["int", "0xfff..."], ["object", 7].
 
-_MAX_MESSAGE = 16 << 20  # bytes of a reply; a list of 10^6 integers takes 8 MB
+MAX_REPLY = 16 << 20     # bytes of what a candidate sends; a list of 10^6 integers takes 8 MB
 _MAX_NESTING = 200       # lists within lists
 _MAX_INT = 1 << 20       # bits; 10,000! has 118,459
 
@@ -170,19 +172,19 @@ def decode(data, other, depth=0):
         raise ValueError(f"not a {tag}: {error}") from None
 
 
-def send(sock, message):
-    """Send one message: four bytes of length, then JSON. Raise ValueError, before anything is sent, if it is too long."""
+def send(sock, message, limit=1 << 30):
+    """Send one message: four bytes of length, then JSON. Raise ValueError if it is too long, before it is sent."""
     data = json.dumps(message, separators=(",", ":")).encode("ascii")
-    if len(data) > _MAX_MESSAGE:
-        raise ValueError(f"the value takes {len(data)} bytes, more than {_MAX_MESSAGE}")
+    if len(data) > limit:
+        raise ValueError(f"the value takes {len(data)} bytes, more than {limit}")
     sock.sendall(struct.pack(">I", len(data)) + data)
 
 
-def receive(sock):
+def receive(sock, limit=1 << 30):
     """Return the next message. Raise EOFError at the end, ValueError if it is too long or not JSON."""
     (length,) = struct.unpack(">I", _receive_bytes(sock, 4))
-    if length > _MAX_MESSAGE:
-        raise ValueError(f"a message of {length} bytes, more than {_MAX_MESSAGE}")
+    if length > limit:
+        raise ValueError(f"a message of {length} bytes, more than {limit}")
     try:
         return json.loads(_receive_bytes(sock, length))
     except RecursionError:
@@ -203,20 +205,20 @@ def _receive_bytes(sock, count):
 
 # The system calls that a candidate gets, with their numbers on x86-64 and arm64 ("-": there is none). All others
 # are refused, also those of future kernels: fork, execve, socket, ptrace, prctl, chmod, memfd_create, shmget, ...
-_CALLS = """read 0 63, write 1 64, close 3 57, fstat 5 80, poll 7 -, lseek 8 62, mmap 9 222, mprotect 10 226, munmap 11 215,
-brk 12 214, rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, pread64 17 67, pwrite64 18 68, readv 19 65,
-writev 20 66, pipe 22 -, select 23 -, sched_yield 24 124, mremap 25 216, msync 26 227, madvise 28 233, dup 32 23,
-dup2 33 -, pause 34 -, nanosleep 35 101, getitimer 36 102, alarm 37 -, setitimer 38 103, getpid 39 172, sendto 44 206,
-recvfrom 45 207, shutdown 48 210, getsockname 51 204, getpeername 52 205, setsockopt 54 208, getsockopt 55 209,
-exit 60 93, uname 63 160, flock 73 32, fsync 74 82, fdatasync 75 83, ftruncate 77 46, gettimeofday 96 169,
-getrlimit 97 163, getrusage 98 165, sysinfo 99 179, times 100 153, getuid 102 174, getgid 104 176, geteuid 107 175,
-getegid 108 177, getppid 110 173, getpgrp 111 -, getgroups 115 158, getpgid 121 155, getsid 124 156,
-rt_sigpending 127 136, rt_sigtimedwait 128 137, rt_sigsuspend 130 133, sigaltstack 131 132, setrlimit 160 164,
-gettid 186 178, time 201 -, futex 202 98, sched_getaffinity 204 123, epoll_create 213 -, set_tid_address 218 96,
-restart_syscall 219 128, clock_gettime 228 113, clock_getres 229 114, clock_nanosleep 230 115, exit_group 231 94,
-epoll_wait 232 -, epoll_ctl 233 21, pselect6 270 72, ppoll 271 73, set_robust_list 273 99, epoll_pwait 281 22,
-eventfd2 290 19, epoll_create1 291 20, dup3 292 24, pipe2 293 59, getcpu 309 168, getrandom 318 278,
-membarrier 324 283, rseq 334 293"""
+_CALLS = """read 0 63, write 1 64, close 3 57, fstat 5 80, poll 7 -, lseek 8 62, mmap 9 222, mprotect 10 226,
+munmap 11 215, brk 12 214, rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, pread64 17 67,
+pwrite64 18 68, readv 19 65, writev 20 66, pipe 22 -, select 23 -, sched_yield 24 124, mremap 25 216, msync 26 227,
+madvise 28 233, dup 32 23, dup2 33 -, pause 34 -, nanosleep 35 101, getitimer 36 102, alarm 37 -, setitimer 38 103,
+getpid 39 172, sendto 44 206, recvfrom 45 207, shutdown 48 210, getsockname 51 204, getpeername 52 205,
+setsockopt 54 208, getsockopt 55 209, exit 60 93, uname 63 160, flock 73 32, fsync 74 82, fdatasync 75 83,
+ftruncate 77 46, gettimeofday 96 169, getrlimit 97 163, getrusage 98 165, sysinfo 99 179, times 100 153,
+getuid 102 174, getgid 104 176, geteuid 107 175, getegid 108 177, getppid 110 173, getpgrp 111 -, getgroups 115 158,
+getpgid 121 155, getsid 124 156, rt_sigpending 127 136, rt_sigtimedwait 128 137, rt_sigsuspend 130 133,
+sigaltstack 131 132, setrlimit 160 164, gettid 186 178, time 201 -, futex 202 98, sched_getaffinity 204 123,
+epoll_create 213 -, set_tid_address 218 96, restart_syscall 219 128, clock_gettime 228 113, clock_getres 229 114,
+clock_nanosleep 230 115, exit_group 231 94, epoll_wait 232 -, epoll_ctl 233 21, pselect6 270 72, ppoll 271 73,
+set_robust_list 273 99, epoll_pwait 281 22, eventfd2 290 19, epoll_create1 291 20, dup3 292 24, pipe2 293 59,
+getcpu 309 168, getrandom 318 278, membarrier 324 283, rseq 334 293"""
 _FILE_CALLS = """open 2 -, stat 4 -, lstat 6 -, access 21 -, sendfile 40 71, getdents 78 -, getcwd 79 17, chdir 80 49,
 fchdir 81 50, rename 82 -, mkdir 83 -, rmdir 84 -, creat 85 -, link 86 -, unlink 87 -, symlink 88 -, readlink 89 -,
 umask 95 166, statfs 137 43, fstatfs 138 44, getdents64 217 61, fadvise64 221 223, openat 257 56, mkdirat 258 34,
@@ -225,7 +227,7 @@ faccessat 269 48, renameat2 316 276, copy_file_range 326 285, statx 332 291, fac
 _PID = 0x7E577E57  # in the filter's place for the process's own number
 _ARGUMENT_CALLS = [  # (call, argument, mask, values): allowed only if argument & mask is one of the values
     ("clone 56 220", 0, 0x10000, [0x10000]),                         # threads, no processes
-    ("kill 62 129", 0, 0xFFFFFFFF, [_PID]),                         # only itself
+    ("kill 62 129", 0, 0xFFFFFFFF, [_PID]),                          # only itself
     ("tgkill 234 131", 0, 0xFFFFFFFF, [_PID]),
     ("prlimit64 302 261", 0, 0xFFFFFFFF, [0]),                       # its own limits, which can only fall
     ("socketpair 53 199", 1, 0xF, [1]),                              # connected streams (asyncio's)
@@ -286,8 +288,7 @@ def _landlock_rules(folder):
     version = _c("syscall", 444, None, 0, 1)  # landlock_create_ruleset
     every_right = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
     for_files, reading = 0b110, 0b1100  # write and read a file; read a file, list a folder
-    ruleset = ctypes.c_char_p(struct.pack("Q", every_right))
-    ruleset = _c("syscall", 444, ruleset, 8, 0)
+    ruleset = _c("syscall", 444, ctypes.c_char_p(struct.pack("Q", every_right)), 8, 0)
     rules = [(path, reading) for path in [*sys.path, "/usr/share/zoneinfo", "/dev/urandom"]]
     for path, rights in [*rules, ("/dev/null", for_files), (folder, every_right)]:
         if os.path.exists(path):
@@ -384,7 +385,7 @@ def _candidate(sock, folder, level, limits):
     while True:
         reply = answering.reply(receive(sock))
         try:
-            send(sock, reply)
+            send(sock, reply, MAX_REPLY)
         except ValueError as error:  # too long
             send(sock, ["raise", ["ValueError"], str(error)])
 
@@ -467,12 +468,16 @@ class _JudgeProcess:
         for seconds in (_PATIENCE, timeout):
             in_time = select.select([self.link], [], [], seconds)[0]
             if not in_time or not self.link.recv(1):  # late, or dead
-                os.kill(self.pid, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
-                self.link.close()
-                self.pid = None
+                self.end()
                 return not in_time
         return False
+
+    def end(self):
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.link.close()
+            self.pid = None
 
 
 def _judge(judge, control, link):
@@ -536,14 +541,13 @@ def serve(judge, descriptor, base):
     control = socket.socket(fileno=int(descriptor)).dup()  # the lowest number that is free
     os.environ.clear()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    folder = f"{base}/work"
+    folder, judge = f"{base}/work", _JudgeProcess(judge, control)
     try:
         level = _make_ready(folder)
         baseline = 0  # bytes of address space before the program
         with contextlib.suppress(OSError), open("/proc/self/statm") as file:
             baseline = int(file.read().split()[0]) * resource.getpagesize()
         send(control, ["level", level])
-        judge = _JudgeProcess(judge, control)
         while True:
             timeout, memory_mb = struct.unpack("dd", _receive_bytes(control, 16))
             limits = {"AS": baseline + int(memory_mb * (1 << 20)), "CPU": math.ceil(timeout) + 1, "FSIZE": 16 << 20,
@@ -554,6 +558,7 @@ def serve(judge, descriptor, base):
     except (EOFError, ConnectionError):
         pass  # the caller is gone
     finally:
+        judge.end()
         if os.path.ismount(folder):
             _c("umount2", folder.encode(), 2)  # MNT_DETACH
         _empty(base)
@@ -587,7 +592,7 @@ class _Server:
             raise VerifierError(f"the sandbox server did not start: {type(error).__name__} {error}") from None
 
     def run(self, job, timeout, memory_mb):
-        """Return (verdict or None, status of the candidate, whether the clock ended it). EOFError or OSError if gone."""
+        """Return (verdict or None, status of the candidate, whether it was late). Raise EOFError, OSError if gone."""
         verdict = None
         try:
             self.sock.settimeout(timeout + 2 * _PATIENCE)

@@ -44,7 +44,7 @@ import rollout
 import score
 from model import GPT, GPTConfig, UserError, config_from_hf, load_model, save_checkpoint, save_hf, write_file
 from runtime import (
-    Recorder, Stopped, all_sum, check_ranks_agree, check_settings, clip_gradient, device_of, distribute, from_rank0,
+    Recorder, Stopped, all_sum, check_compiler, check_ranks_agree, check_settings, clip_gradient, device_of, distribute, from_rank0,
     listen_for_signals, lock, memory, processes, rank, remembered, say, sum_gradients, unsharded, update_average, use_cores,
     whole_optimizer, whole_weights, world_size,
 )  # fmt: skip
@@ -334,7 +334,8 @@ def train_score(s: Settings, task, stage: int, start: GPT | None, base: GPT | No
         sum_gradients(policy)
         # 4. Clip, update, average.
         norm = clip_gradient(policy)
-        if record.is_finite(step, norm):
+        finite = record.is_finite(step, norm)
+        if finite:
             optimizer.param_groups[0]["lr"] = peak_lr * learning_rate(s, step, steps)
             optimizer.step()
             update_average(average, policy, step, s.average)
@@ -345,8 +346,9 @@ def train_score(s: Settings, task, stage: int, start: GPT | None, base: GPT | No
         line |= {"seconds_rollout": sampled - began, "seconds_update": time.perf_counter() - sampled}
         if s.eval_every and (step + 1) % s.eval_every == 0:
             line |= held_out(s, task, average, reference)
-        record.log(step, line)
-        beta2 = adapted(beta2, line["kl1"], s.kl_target)
+        record.log(step, line | {"dialogues": evaluate.dialogues_of(problems, batch)[:2]})
+        if finite and s.kl_target:
+            beta2 = adapted(beta2, line["kl1"], s.kl_target)
         window.append(trained_reward(s, stage, line))
         if record.due(step):
             if record.window_ends(step):
@@ -407,8 +409,6 @@ def learning_rate(s: Settings, step: int, steps: int) -> float:
 
 def adapted(beta2: float, kl1: float, target: float) -> float:
     """Return the next β2 of the proportional controller of --kl_target: stricter if the first attempt's KL is too large."""
-    if not target or not math.isfinite(kl1):
-        return beta2
     return beta2 * (1 + 0.1 * min(max(kl1 / target - 1, -0.2), 0.2))
 
 
@@ -527,6 +527,8 @@ def run(s: Settings) -> None:
             stack.enter_context(lock(folder))
             write_file(folder / "settings.json", json.dumps(dataclasses.asdict(s), indent=1).encode())
         stages = plan(s)
+        if s.compile:
+            check_compiler(device_of(s))
         say(f"run folder {folder}: {', '.join(f'stage{i}' for i in stages)}; task {s.task}, seed {s.seed}, "
             f"{world_size()} process(es), {device_of(s)}, {torch.get_num_threads()} CPU thread(s) each")  # fmt: skip
         rows, base, start = [], None, None
@@ -631,17 +633,23 @@ def main(argv=None) -> None:
         fail(error)
     except VerifierError as error:
         fail(f"{error}; remove that problem from --data and give the same command again")
-    except torch.OutOfMemoryError as error:
-        fail(f"out of memory ({str(error).splitlines()[0][:80]}); lower --micro_batch or --sample_batch, or give --checkpointing "
-             f"or --dtype bf16; the same command then resumes. train.memory explains the estimate of the need")  # fmt: skip
-    except RuntimeError as error:
-        if "gloo" not in str(error) or "onnection" not in str(error):
-            raise
-        fail(f"process {rank()}: another process has ended; its own line says why")
+    except RuntimeError as error:  # torch.OutOfMemoryError, the CPU's allocator and gloo's errors are all of this type
+        fail(explain(error))
     except OSError as error:
         fail(f"{error.filename or 'file'}: {error.strerror}; fix that and give the same command again")
     except KeyboardInterrupt:
         fail("stopped at once; the same command resumes from the last checkpoint")
+
+
+def explain(error: RuntimeError) -> str:
+    """Return one line for the errors of torch that a user can fix; raise any other again."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return (f"out of memory ({text.splitlines()[0][:80]}); lower --micro_batch or --sample_batch, or give --checkpointing or "
+                f"--dtype bf16; the same command then resumes. The first lines state what train.memory expected")  # fmt: skip
+    if "gloo" in text and "onnection" in text:
+        return f"process {rank()}: another process has ended; its own line says why"
+    raise error
 
 
 def fail(text) -> None:

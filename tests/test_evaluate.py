@@ -307,7 +307,7 @@ def test_other_bad_input_is_one_line_that_names_it(run_folder, hf_folder, math_f
         ([*folder, tmp_path / "none.jsonl"], "none.jsonl"),
         (["--model", tmp_path, "--task", "math", "--data", math_file], str(tmp_path)),
         ([*folder, math_file, "--task", "mth"], "--task is 'mth'"),
-        (["--model", hf_folder, "--task", "math", "--data", math_file, "--max_new", 4000], "too long for --n_ctx 2048"),
+        (["--model", hf_folder, "--task", "math", "--data", math_file, "--max_new", 4000], "too few for all of val"),
         (["--plot", "--folder", tmp_path], "no log of Stage I or II"),
     ]:
         text = error_of(*flags)
