@@ -48,10 +48,11 @@ def sample_and_judge(policy, task, problems, *, K=1, M=1, turns=2, **sampling) -
     texts = []
     for i in range(1, turns + 1):
         texts.append([task.decode(ids) for ids in rollouts.answers(i)])
-    asked = [p for p in problems for _ in range(K * M)]  # (N)
-    rewards = task.rewards(asked * turns, sum(texts, []))  # one call for all turns: equal programs run once
-    finished = rollouts.finished.cpu()
-    return Batch(rollouts, texts, finished, torch.tensor(rewards).view(turns, -1).T * finished)
+    repeated = [p for p in problems for _ in range(K * M)]  # one per dialogue
+    rewards = task.rewards(repeated * turns, sum(texts, []))  # one call for all turns: equal programs run once
+    rewards = torch.tensor(rewards).view(turns, -1).T  # (N, turns)
+    finished = rollouts.finished.cpu()  # (N, turns)
+    return Batch(rollouts, texts, finished, rewards * finished)
 
 
 def evaluate(policy, task, problems, *, turns=2, temperature=0.0, seed=0, batch=512, first_from=None) -> list[dict]:
@@ -162,12 +163,12 @@ KINDS = {"corrected": (False, True), "kept": (True, True), "failed": (False, Fal
 
 def examples(dialogues: list[dict]) -> dict:
     """Return the first dialogue of each kind: corrected, kept, failed, spoiled."""
-    found = {}
+    first = {}
     for d in dialogues:
         for kind, right in KINDS.items():
             if tuple(d["right"][:2]) == right:
-                found.setdefault(kind, d)
-    return {kind: found[kind] for kind in KINDS if kind in found}
+                first.setdefault(kind, d)
+    return {kind: first[kind] for kind in KINDS if kind in first}
 
 
 def example_lines(kind: str, dialogue: dict, width: int = 160) -> str:
@@ -259,8 +260,9 @@ def open_policy(path: Path, args) -> tuple[GPT, data.Task, dict]:
     moved. With a folder, all problems of --data are held out.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    policy, settings = None, {"dtype": "bf16" if device.type == "cuda" else "float32", "max_new": 512}
+    policy, settings = None, {"dtype": "float32", "max_new": 512}
     if path.is_dir():
+        settings["dtype"] = "bf16" if device.type == "cuda" else "float32"
         run_settings = path.parent / "settings.json"
         settings |= (read_json(run_settings) if run_settings.exists() else {}) | {"model": str(path)}
     else:
@@ -276,13 +278,13 @@ def open_policy(path: Path, args) -> tuple[GPT, data.Task, dict]:
     dtype = torch.bfloat16 if settings["dtype"] == "bf16" else torch.float32
     if policy is None:
         policy = GPT.from_hf(path, dtype, settings.get("n_ctx") or None, device, task.n_tokens)
-    _, dropped = data.drop_long(task, policy.config.n_ctx)
+    _, dropped = data.drop_long(task, policy.config.n_ctx, 2 if task.pairs else args.turns)
     if dropped:
         print(dropped, file=sys.stderr)
     return policy.copy(dtype).to(device), task, settings
 
 
-def problems_of(args, task, settings) -> list[data.Problem]:
+def problems_of(args, task) -> list[data.Problem]:
     """Return the problems to evaluate: a split, a file of prompts, or given first attempts to correct."""
     if args.problems:
         return data.read_problems(args.problems, task)
@@ -331,11 +333,11 @@ def run(args) -> None:
     found, lines = {}, []
     for path in paths:
         policy, task, settings = open_policy(path, args)
-        problems = problems_of(args, task, settings)
+        problems = problems_of(args, task)
         batch = args.batch or settings.get("sample_batch") or 512
         dialogues = evaluate(policy, task, problems, turns=args.turns, temperature=args.temperature, seed=args.seed, batch=batch)
         m = metrics(dialogues)
-        print(("" if found else HEADER + "\n") + row(path.stem, m), flush=True)
+        print(("" if found else HEADER + "\n") + row(path.name.removesuffix(".pt"), m), flush=True)
         if args.turns > 2:
             print("  accuracy at each turn: " + " ".join(f"{a:.1f}" for a in m.accuracy))
         found[str(path)] = dataclasses.asdict(m)

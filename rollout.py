@@ -212,6 +212,7 @@ def _append_instruction(model, task, d) -> None:
     The answer's last token goes through the model as well: it was sampled and never fed.
     """
     device = d.ids.device
+    # The cache holds x1 and y1 up to its last token: only that token and the instruction are computed here.
     last = d.ids.gather(1, d.length[:, None] - 1)  # (N, 1)
     plain, closed = (torch.tensor(x, device=device) for x in (task.instruction, task.close + task.instruction))
     W = len(closed)  # rows that ended by themselves have len(plain) ids; right padding fills the rest
@@ -237,7 +238,7 @@ def _answer(model, task, d, i, temperature, forced, generator) -> None:
     stops = torch.tensor(task.stops, device=device)
     d.start.append(d.length.clone())
     d.length, finished = d.length.clone(), torch.zeros(N, dtype=torch.bool, device=device)
-    # `rows`: the dialogues still in the batch. `cache` and `logits` are theirs; d's are everybody's.
+    # `rows`: the dialogues still in the batch. `cache` and `logits` hold only these rows; `d.cache` holds all rows.
     rows, cache, logits = torch.arange(N, device=device), d.cache, d.logits
     decode, filled = _Decoder(model, cache), int(d.length.max())
     label = torch.full((N,), i, device=device)
@@ -258,7 +259,7 @@ def _answer(model, task, d, i, temperature, forced, generator) -> None:
                 break
             if unfinished <= share * len(rows):
                 if cache is not d.cache:
-                    d.cache.put_rows(rows, cache)  # the next turn continues in everybody's cache
+                    d.cache.put_rows(rows, cache)  # the next turn continues in the full cache
                 token, rows = token[~finished[rows]], (~finished).nonzero()[:, 0]
                 cache = d.cache.rows(rows)
                 decode = _Decoder(model, cache)
@@ -281,16 +282,16 @@ def _write_token(d, rows, finished, token, logp, label) -> None:
 
 # ------------------------------------------------------------------ one decode step
 
-READ = 256  # a recorded step reads the cache in multiples of so many slots
+READ = 256  # the slots that a recorded step reads are rounded up to a multiple of this
 
 
 class _Decoder:
     """One decode step over one cache: token (n,), its position (n, 1), slots to read -> logits (n, V).
 
-    On a CPU this is a call of the model. On a GPU, launching some twenty small kernels per layer from Python takes longer
+    On a CPU this is a call of the model. On a GPU, launching about twenty small kernels per layer from Python takes longer
     than running them, so the step is recorded as a CUDA graph and replayed. A graph reads and writes fixed
-    addresses: arguments are copied to the recorded ones, and the step is recorded anew for another cache and
-    when attention must read more slots than it recorded.
+    addresses: arguments are copied to the recorded ones, and the step is recorded again if the cache changes, or if
+    attention must read more slots than it recorded.
     """
 
     def __init__(self, model, cache):

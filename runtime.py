@@ -309,7 +309,7 @@ class Recorder:
     A checkpoint holds everything that a step depends on, except its random numbers, which come from the step's number.
     """
 
-    MINUTES = 10  # a checkpoint is written at least so often
+    MINUTES = 10  # between checkpoints, at most
     signals = 0  # received so far, by this process
     stepping = False  # whether this process is in a training loop
 
@@ -504,7 +504,7 @@ def check_settings(state: dict, s, stage: int, path: Path) -> None:
     for name, value in now.items():
         if name in FILES:
             if then.get("fingerprints", {}).get(name) != now["fingerprints"].get(name):
-                raise UserError(f"{path}: made with --{name} {then.get(name) or '(none)'}, and {value or 'none'} has another content; "
+                raise UserError(f"{path}: made with --{name} {then.get(name) or '(none)'}, and {value or 'none'} has different content; "
                                 f"give the same file, or another --folder")  # fmt: skip
         elif name != "fingerprints" and then.get(name, value) != value:
             raise UserError(f"{path}: made with --{name} {then[name]}, and now it is {value}; give the old value, or another --folder")

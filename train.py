@@ -5,18 +5,11 @@
     torchrun --nproc_per_node 8 train.py …        the same on many GPUs
     … --model FOLDER --task math --data FILE      with Hugging Face weights and published problems
 
-A stage whose predecessor is missing in the run folder makes it first. A stage can be killed at any moment: the same command
+Missing earlier stages are trained first. A stage can be killed at any moment: the same command
 resumes from the last checkpoint and ends, on a CPU, with the same weights to the bit, because the random numbers of
 a step come from a seed that is a function of (seed, stage, step). (Some sums on a GPU have no fixed order.)
 
-The systems that the paper compares with are settings of this program (README.md has the whole table):
-
-    Stage I alone           --stage 1
-    naive multi-turn RL     --stage 2 --stage1_steps 0 --alpha 0 --offline 0
-    single-turn RL          --stage 2 --stage1_steps 0 --single_turn --offline 0
-    SCoRe without Stage I   --stage 2 --stage1_steps 0
-    SCoRe without shaping   --stage 2 --alpha 0
-    a second round          --stage 2 --base runs/one/stage0.pt --start runs/one/stage2.pt --seed 1 --folder runs/two
+The systems that the paper compares with are settings of this program; README.md, "Experiments", lists their commands.
 
 A run may resume on another number of processes. The problems of every step, the optimizer's state and the gradient of given
 dialogues are then the same, to rounding. The dialogues are not: each process has its own random numbers.
@@ -93,11 +86,11 @@ class Settings:
     beta2: float = setting(0.25, "β2, strict KL on the first attempt in Stage I (the paper: 0.1 for MATH, 0.25 for MBPP)", "12")
     kl_target: float = setting(0.0, "adapt β2 so that the first attempt's KL stays near this many nats; 0: fixed β2", "12")
     alpha: float = setting(1.0, "α of the bonus α·(r2 − r1) in Stage II (the paper: 10)", "2")
-    gamma: float = setting(0.0, "γ; above 0, turn 1 is also paid for turn 2 (the paper's Fig. 9)", "12")
+    gamma: float = setting(0.0, "γ: turn 1's return is its reward plus γ times turn 2's return; the method has 0 (Fig. 9)", "12")
     baseline: str = setting("first", "turn 2's baseline: none, problem, siblings, first (score.advantages)", "12")
     offline: float = setting(0.125, "Stage II: share of the problems whose first attempts come from the base model", "2")
     single_turn: bool = setting(False, "Stage II trains the first attempt only: single-turn RL", "2")
-    average: float = setting(0.98, "decay of the moving average (EMA) of the weights, which a stage leaves; 0: none", "012")
+    average: float = setting(0.98, "decay of the EMA of the weights that a stage returns; 0: none in Stage I and II, 0.98 in stage 0", "012")
     # machinery: none of it changes the gradient
     device: str = setting("auto", "auto: the GPU of this process, or the CPU if there is none; or cpu, cuda, mps")
     dtype: str = setting("float32", "precision of sampling and gradients: float32, or bf16 with float32 weights, sharded (FSDP2)", "12")
@@ -107,7 +100,7 @@ class Settings:
     compile: bool = setting(False, "compile the blocks with torch.compile: fewer, larger kernels after a minute of compilation")
     save_every: int = setting(50, "steps between checkpoints; also the window over which the best weights are chosen", "12")
     eval_problems: int = setting(1000, "held-out problems of the tables (validation split)")
-    eval_every: int = setting(0, "also evaluate every so many RL steps, into the log; 0: only after each stage")
+    eval_every: int = setting(0, "RL steps between evaluations into the log; 0: only after each stage")
 
 
 # The code task spends a third of a step in the sandbox.
@@ -122,9 +115,11 @@ PAPER_CODE = PAPER_MATH | dict(problems=16, beta2=0.25, stage1_steps=750, stage2
 
 def defaults_of(task: str) -> dict:
     """Return the settings in which a task differs from Settings' own defaults."""
-    if task in ("math", "gsm8k"):
+    if task in ("mbpp", "humaneval"):
+        return PAPER_CODE
+    if task in data.PUBLISHED:
         return PAPER_MATH
-    return PAPER_CODE if task in data.PUBLISHED else CODE if task == "code" else {}
+    return CODE if task == "code" else {}
 
 
 CHOICES = dict(
@@ -132,7 +127,7 @@ CHOICES = dict(
 )  # fmt: skip
 POSITIVE = "n_layer n_embd base_steps stage2_steps stage1_lr stage2_lr problems attempts siblings temperature micro_batch save_every eval_problems max_new"
 NOT_NEGATIVE = "stage1_steps beta1 beta2 kl_target alpha warmup eval_every sample_batch n_ctx"
-SHARES = "base_until offline average gamma"
+UNIT_INTERVAL = "base_until offline average gamma"
 
 
 def parse(argv=None) -> Settings:
@@ -167,7 +162,7 @@ def check(s: Settings) -> None:
         require(0 < getattr(s, name) < math.inf, f"--{name} is {getattr(s, name)}, and must be above 0")
     for name in NOT_NEGATIVE.split():
         require(0 <= getattr(s, name) < math.inf, f"--{name} is {getattr(s, name)}, and must be 0 or more")
-    for name in SHARES.split():
+    for name in UNIT_INTERVAL.split():
         require(0 <= getattr(s, name) <= 1, f"--{name} is {getattr(s, name)}, and must lie between 0 and 1")
     require(s.n_embd % 8 == 0, f"--n_embd is {s.n_embd}, and must be a multiple of 8 (4 heads of even size)")
     require(s.baseline != "siblings" or s.siblings > 1, "--baseline siblings needs --siblings 2 or more")
@@ -177,6 +172,7 @@ def check(s: Settings) -> None:
     require(not (s.model and s.base), "--base and --model are both base models; give one of them")
     for name in ("data", "eval_data", "n_ctx"):
         require(s.model or not getattr(s, name), f"--{name} means nothing without --model")
+    require(round(s.offline * s.problems) < s.problems, f"--offline {s.offline} leaves no problem whose first answers are the policy's")
     require(s.problems % world_size() == 0, f"--problems {s.problems} must be a multiple of the {world_size()} processes")
     check_device(s, require)
 
@@ -217,7 +213,7 @@ def base_batch(s: Settings, task, step: int):
 
 
 def base_optimizers(model: GPT) -> dict:
-    """Muon for the matrices of the blocks, which learns the arithmetic in a third of AdamW's steps; AdamW for the rest."""
+    """Return the optimizers: Muon for the matrices of the blocks, AdamW for the rest. Muon learns in a third of the steps."""
     matrices, rest = [], []
     for name, p in model.named_parameters():
         (matrices if name.startswith("h.") and p.ndim == 2 else rest).append(p)
@@ -228,7 +224,7 @@ def base_optimizers(model: GPT) -> dict:
 
 
 def train_base(s: Settings, task, folder: Path) -> dict:
-    """Stage 0: next-token prediction on the embedded corpus. Returns the weights that it leaves."""
+    """Stage 0: train on the answer tokens of the embedded corpus. Returns the averaged weights."""
     torch.manual_seed(s.seed)
     model = GPT(laptop_config(s, task)).to(device_of(s))
     average = model.copy()
@@ -278,7 +274,7 @@ def greedy_accuracy(s: Settings, task, model: GPT, step: int, n: int = 512) -> f
     """Return the share of n training problems that the model answers rightly at temperature 0, in one answer.
 
     Seeds learn the arithmetic at different speeds, and Stage I and II need a base model that errs sometimes: stage 0 ends at
-    a level, not at a step.
+    an accuracy, not after a number of steps.
     """
     problems = task.problems("train", n, random.Random(f"accuracy, {s.seed}, {step}"))[rank() :: world_size()]
     batch = evaluate.sample_and_judge(model, task, problems, turns=1, temperature=0.0)
@@ -301,8 +297,10 @@ def train_score(s: Settings, task, stage: int, start: GPT | None, base: GPT | No
     record.resume_model("policy", policy, optimizer)
     if s.average:
         record.resume_model("model", average)
-    beta2, window = record.resume("beta2", s.beta2), record.resume("window", [])
-    best_reward, best = record.resume("best_reward", -math.inf), record.state["best"] if record.state else {}
+    beta2 = record.resume("beta2", s.beta2)
+    window = record.resume("window", [])  # training rewards since the last window ended
+    best_reward = record.resume("best_reward", -math.inf)
+    best = record.state["best"] if record.state else {}  # full weights stay on rank 0
     alpha = s.alpha if stage == 2 else 0.0  # Stage I has no bonus
     for step in record.range():
         # 1. Draw problems, sample two answers to each with the current policy, judge them.
@@ -319,8 +317,8 @@ def train_score(s: Settings, task, stage: int, start: GPT | None, base: GPT | No
         A = score.advantages(R, r, shape, s.baseline, alpha)  # (N, 2)
         # 3. Loss and gradient, one micro-batch at a time.
         turn = drawn.turn * (drawn.turn == 1) if s.single_turn and stage == 2 else drawn.turn  # (N, T)
-        counts = all_sum({f"answers{i}": (turn == i).any(1).sum() for i in (1, 2)})
-        count = list(counts.values())  # answers that are trained on, of each turn, over all processes
+        answers = all_sum({"turn1": (turn == 1).any(1).sum(), "turn2": (turn == 2).any(1).sum()})
+        count = list(answers.values())  # answers that are trained on, of each turn, over all processes
         A_device, sums = A.to(turn.device), Sums()
         for rows, width in micro_batches(drawn.length, s.micro_batch):
             ids, t = drawn.ids[rows, :width], turn[rows, :width]  # (B, T)
@@ -342,12 +340,12 @@ def train_score(s: Settings, task, stage: int, start: GPT | None, base: GPT | No
         optimizer.zero_grad()
         # 5. Log, adapt β2, keep the best weights, save.
         sums.add_dialogues(batch, A, shape)
-        line = sums.log_line(counts) | {"grad_norm": norm, "beta2": beta2 if stage == 1 else s.beta1}
+        line = sums.log_line(answers) | {"grad_norm": norm, "beta2": beta2 if stage == 1 else None}
         line |= {"seconds_rollout": sampled - began, "seconds_update": time.perf_counter() - sampled}
         if s.eval_every and (step + 1) % s.eval_every == 0:
             line |= held_out(s, task, average, reference)
         record.log(step, line | {"dialogues": evaluate.dialogues_of(problems, batch)[:2]})
-        if finite and s.kl_target:
+        if finite and stage == 1 and s.kl_target:
             beta2 = adapted(beta2, line["kl1"], s.kl_target)
         window.append(trained_reward(s, stage, line))
         if record.due(step):
@@ -374,7 +372,7 @@ def draw_problems(s: Settings, task, stage: int, step: int):
 def offline_attempts(s: Settings, task, problems, reference: GPT, sampling: dict) -> list:
     """Return first attempts of the base model for a share of the step's problems, None for those that the policy answers.
 
-    They are part of the prompt of y2, and keep wrong first answers coming when the policy's own have become rare.
+    They are part of the prompt of y2. They keep wrong first answers in the data after the policy's own have become rare.
     """
     given = [None] * (len(problems) * s.attempts)
     from_base = round(s.offline * s.problems)  # the step's first problems, of which this process has every n-th
@@ -390,8 +388,8 @@ def offline_attempts(s: Settings, task, problems, reference: GPT, sampling: dict
 def micro_batches(length: torch.Tensor, size: int):
     """Yield the rows and the width of each forward pass.
 
-    Rows of similar length go together, and a width is a multiple of 64: long answers do not pad short ones, and the GPU
-    sees few shapes.
+    Rows of similar length go together, and a width is a multiple of 64, capped at the longest dialogue: long answers do not
+    pad short ones, and the GPU sees few shapes.
     """
     width = 64 * -(-length.cpu() // 64)  # (N,)
     for rows in width.argsort(stable=True).split(size):
@@ -431,8 +429,7 @@ class Sums(dict):
     def add_tokens(self, turn, logp, kl, entropy, sampled_logp) -> None:
         """Add a micro-batch's KL per turn, entropy, and the gap between the sampler's log-probabilities and the loss's."""
         gap = (logp - sampled_logp).abs() * (turn > 0)  # (B, T-1)
-        for i in (1, 2):
-            self.add(**{f"kl{i}": (kl * (turn == i)).sum()})
+        self.add(kl1=(kl * (turn == 1)).sum(), kl2=(kl * (turn == 2)).sum())
         self.add(entropy=entropy.sum(), tokens=(turn > 0).sum(), sampler_gap=gap.sum())
 
     def add_dialogues(self, batch, A, shape) -> None:
@@ -444,8 +441,8 @@ class Sums(dict):
         self.add(answers=r.numel(), truncated=(~batch.finished).sum())
         self.add(groups=shape[0], signal=(A[:, 1].view(shape[0], -1).abs().amax(1) > 0).sum())
 
-    def log_line(self, counts: dict) -> dict:
-        """Return the means over all processes."""
+    def log_line(self, answers: dict) -> dict:
+        """Return the means over all processes; KLs are per answer that is trained on."""
         x = all_sum(self)
         n, tokens = max(x["online"], 1), max(x["tokens"], 1)
         return {
@@ -453,8 +450,8 @@ class Sums(dict):
             "r2": x["r2"] / n,
             "delta": (x["r2"] - x["r1"]) / n,
             "r2_offline": x["r2_offline"] / x["offline"] if x["offline"] else None,
-            "kl1": x["kl1"] / max(counts["answers1"], 1),
-            "kl2": x["kl2"] / max(counts["answers2"], 1),
+            "kl1": x["kl1"] / max(answers["turn1"], 1),
+            "kl2": x["kl2"] / max(answers["turn2"], 1),
             "entropy": x["entropy"] / tokens,
             "changed": x["changed"] / n,
             "truncated": x["truncated"] / x["answers"],
@@ -487,19 +484,21 @@ def held_out(s: Settings, task, average: GPT, reference: GPT) -> dict:
     return {"held_out": dataclasses.asdict(own), "repairs_base": repairs.t2}
 
 
-def report(s: Settings, task, folder: Path, name: str, whole: GPT | None):
+def report(s: Settings, task, folder: Path, stage: int, whole: GPT | None):
     """Print the held-out metrics of a stage and some of its dialogues; measured once and kept in the run folder."""
+    name, made_with = f"stage{stage}", from_rank0(remembered(s, stage) if rank() == 0 else None)
     path = folder / f"{name}.val{s.eval_problems}.json"
-    kept = from_rank0(json.loads(path.read_text(encoding="utf-8")) if rank() == 0 and path.exists() else None)
-    if kept is None:
+    saved = from_rank0(json.loads(path.read_text(encoding="utf-8")) if rank() == 0 and path.exists() else None)
+    if saved is None or saved.get("settings") != made_with:
         with unsharded(distribute(s, whole)) as model:
             dialogues = evaluate_together(s, task, model)
-        kept = {"metrics": dataclasses.asdict(evaluate.metrics(dialogues)), "dialogues": evaluate.examples(dialogues)}
+        saved = {"metrics": dataclasses.asdict(evaluate.metrics(dialogues)), "dialogues": evaluate.examples(dialogues)}
+        saved["settings"] = made_with
         if rank() == 0:
-            write_file(path, json.dumps(kept, indent=1, ensure_ascii=False).encode())
-    metrics = evaluate.Metrics(**kept["metrics"])
+            write_file(path, json.dumps(saved, indent=1, ensure_ascii=False).encode())
+    metrics = evaluate.Metrics(**saved["metrics"])
     say("\n" + evaluate.HEADER + "\n" + evaluate.row(name, metrics))
-    for kind, dialogue in kept["dialogues"].items():
+    for kind, dialogue in saved["dialogues"].items():
         say(evaluate.example_lines(kind, dialogue))
     return name, metrics
 
@@ -536,10 +535,10 @@ def run(s: Settings) -> None:
             whole = make_stage(s, task, stage, start, base, folder)
             if stage == 0:
                 base = whole
-                start = given(s.start, s) if s.start and rank() == 0 else whole
+                start = load_start(s.start, s) if s.start and rank() == 0 else whole
             else:
                 start = whole
-            rows.append(report(s, task, folder, f"stage{stage}", whole))
+            rows.append(report(s, task, folder, stage, whole))
             if len(rows) > 1:
                 say("\n" + evaluate.HEADER + "\n" + "\n".join(evaluate.row(*r) for r in rows) + "\n")
         if rank() == 0 and s.stage:
@@ -552,7 +551,7 @@ def make_stage(s: Settings, task, stage: int, start: GPT | None, base: GPT | Non
     if stage == 0 and s.model:
         return hf_base(s, task)
     if stage == 0 and s.base:
-        return given(s.base, s) if rank() == 0 else None
+        return load_start(s.base, s) if rank() == 0 else None
     if from_rank0(path.exists()):
         if rank() != 0:
             return None
@@ -563,7 +562,7 @@ def make_stage(s: Settings, task, stage: int, start: GPT | None, base: GPT | Non
         weights = train_base(s, task, folder) if stage == 0 else train_score(s, task, stage, start, base, folder)
         if rank() != 0:
             return None
-        config = laptop_config(s, task) if stage == 0 else base.config
+        config = laptop_config(s, task) if stage == 0 else start.config
         whole = GPT.with_weights(config, weights)
         for old in folder.glob(f"stage{stage}.val*.json"):  # of weights that were here before
             old.unlink()
@@ -577,7 +576,7 @@ def make_stage(s: Settings, task, stage: int, start: GPT | None, base: GPT | Non
     return whole
 
 
-def given(path: str, s: Settings) -> GPT:
+def load_start(path: str, s: Settings) -> GPT:
     """Load the checkpoint of --base or --start. UserError if it is a model of another task."""
     whole, state = load_model(path)
     if state["settings"]["task"] != s.task:
@@ -597,7 +596,7 @@ def hf_base(s: Settings, task) -> GPT | None:
     whole = GPT.from_hf(s.model, torch.float32, n_ctx, n_tokens=task.n_tokens)
     m = memory(whole.config, s, longest, world_size())
     say(f"{s.model}: {m['parameters']:,} parameters, dialogues of at most {longest} tokens; some {m['peak'] / 1e9:.1f} GB per "
-        f"process (train.memory explains the estimate)")  # fmt: skip
+        f"process (runtime.memory explains the estimate)")  # fmt: skip
     return whole
 
 
@@ -613,9 +612,9 @@ def export(s: Settings, whole: GPT, folder: Path) -> None:
 def draw(folder: Path) -> None:
     """Draw the run's log, if matplotlib is installed."""
     try:
-        say(f"the run as a picture: {evaluate.plot_run(folder)}")
+        say(f"plot of the run: {evaluate.plot_run(folder)}")
     except ImportError:
-        say("for a picture of the run: pip install matplotlib, then python evaluate.py --plot")
+        say(f"to plot the run: pip install matplotlib, then python evaluate.py --folder {folder} --plot")
 
 
 def main(argv=None) -> None:
@@ -646,7 +645,7 @@ def explain(error: RuntimeError) -> str:
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
         return (f"out of memory ({text.splitlines()[0][:80]}); lower --micro_batch or --sample_batch, or give --checkpointing or "
-                f"--dtype bf16; the same command then resumes. The first lines state what train.memory expected")  # fmt: skip
+                f"--dtype bf16; the same command then resumes. The first lines state what runtime.memory expected")  # fmt: skip
     if "gloo" in text and "onnection" in text:
         return f"process {rank()}: another process has ended; its own line says why"
     raise error

@@ -8,8 +8,8 @@ answer. What reward 1 means:
 | false-position | (steps, target) | every step of the written working is right, and it ends with `;0` |
 | math, gsm8k | the final answer as text | the response's final answer has the same value (answers.py) |
 | mbpp | arguments of `run_tests` | the program in the response passes all its unit tests (programs.py) |
-| humaneval | the same | so does the prompt's function, completed or rewritten by the response |
-| code | the same | so does the function `f=lambda x:` followed by the answer up to its comment |
+| humaneval | the same | the prompt's function, completed or rewritten by the response, passes them |
+| code | the same | the function `f=lambda x:` followed by the answer, up to its comment, passes them |
 
 An answer that was cut at the length limit is a failed answer: evaluate.py sets its reward to 0, whatever its text.
 """
@@ -17,14 +17,9 @@ An answer that was cut at the length limit is a failed answer: evaluate.py sets 
 import re
 import textwrap
 
-from answers import extract_answer, grade_answer, is_equivalent
-from programs import TestResult, VerifierError, extract_program, run_tests, run_tests_batch, shutdown_sandbox
-
-__all__ = [
-    "answer_rewards", "check_position", "code_rewards", "extract_answer", "extract_program", "grade_answer", "humaneval_rewards",
-    "is_equivalent", "mbpp_rewards", "position_rewards", "run_tests", "run_tests_batch", "shutdown_sandbox", "TestResult", "VerifierError",
-]  # fmt: skip
-
+# The public names of both rooms are available here, too.
+from answers import extract_answer, grade_answer, is_equivalent  # noqa: F401
+from programs import TestResult, VerifierError, extract_program, run_tests, run_tests_batch, shutdown_sandbox  # noqa: F401
 
 # ------------------------------------------------------------------ the embedded task
 
@@ -104,7 +99,7 @@ def _test_programs(problems: list, programs: list[str]) -> list[float]:
     results = run_tests_batch([{"program": program, "name": p.id, **p.gold} for (program, _), p in new.items()])
     verdicts = {key: float(result.passed) for key, result in zip(new, results)}
     rewards = [verdicts[key] if key in verdicts else _verdicts[key] for key in keys]
-    # A time-out may be the machine's fault: it is not kept.
+    # Time-outs are not cached: the machine may be at fault.
     _verdicts.update({key: verdicts[key] for key, result in zip(new, results) if "timed out" not in result.reason})
     if len(_verdicts) > _MOST_VERDICTS:
         _verdicts.clear()
