@@ -618,9 +618,13 @@ def draw(folder: Path) -> None:
 
 
 def main(argv=None) -> None:
-    """Run the program; every expected failure ends it with one line."""
+    """Run the program."""
     evaluate.replace_unprintable()
-    s = parse(argv)
+    guarded(run, parse(argv))
+
+
+def guarded(run, s: Settings) -> None:
+    """Call run(s) in its process group, and listen for signals; every expected failure ends the program with one line."""
     use_cores()
     listen_for_signals()
     try:
