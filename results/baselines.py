@@ -2,8 +2,6 @@
 
     python results/baselines.py --method star --keep_right --base runs/default/stage0.pt --folder runs/star
     python results/baselines.py --method pairs --stage2_lr 5e-6 --base runs/default/stage0.pt --folder runs/pairs
-    python results/baselines.py --method star --keep_right --stage2_steps 500 --base runs/default/stage0.pt \\
-        --start runs/default/stage1.pt --folder runs/star-after-stage1          STaR instead of REINFORCE in Stage II
 
 Both sample two answers to each problem, keep some of the dialogues, and imitate the right answers in them:
 
@@ -16,13 +14,11 @@ otherwise errors would accumulate. Pair-SFT has one round, and ends after one ep
 say which answers of a dialogue are imitated. Ours: the right ones. In D it is the second, in (right, right) both.
 
 The run folder is that of train.py: the same command resumes, and stage2.pt is read by evaluate.py and train.py.
-Laptop models in float32 only, on one process or several (torchrun).
+Laptop models in float32 only, on one process.
 """
 
 import argparse
-import contextlib
 import dataclasses
-import json
 import random
 import sys
 from dataclasses import dataclass
@@ -37,13 +33,11 @@ import evaluate  # noqa: E402
 import rollout  # noqa: E402
 import score  # noqa: E402
 import train  # noqa: E402
-from model import GPT, UserError, load_model, save_checkpoint, write_file  # noqa: E402
+from model import GPT, UserError, load_model, save_checkpoint  # noqa: E402
 from runtime import (  # noqa: E402
-    Recorder, Stopped, all_sum, check_ranks_agree, check_settings, clip_gradient, device_of, distribute, from_rank0,
-    listen_for_signals, lock, processes, rank, remembered, say, sum_gradients, update_average, use_cores,
+    Recorder, check_settings, clip_gradient, device_of, distribute, lock, remembered, say, update_average,
     whole_optimizer, whole_weights, world_size,
 )  # fmt: skip
-from train import setting  # noqa: E402
 
 
 # ------------------------------------------------------------------ settings
@@ -51,44 +45,40 @@ from train import setting  # noqa: E402
 
 @dataclass
 class Settings(train.Settings):
-    """Those of train.py. The first two are new, the next ones have another default."""
+    """Those of train.py, and two more, which `parse` explains."""
 
-    method: str = setting("star", "star or pairs (Pair-SFT)", "2")
-    keep_right: bool = setting(False, "D⁺: also keep dialogues whose first answer is right", "2")
-    stage: int = setting(2, "")
-    stage1_steps: int = setting(0, "", "2")
-    stage2_steps: int = setting(800, "steps of rollouts, and updates: as many as Stage I and II have together", "2")
-    stage2_lr: float = setting(2e-4, "learning rate of Adam; D needs a lower one (5e-6)", "2")
+    method: str = train.setting("star", "", "2")
+    keep_right: bool = train.setting(False, "", "2")
 
 
-# The settings that this program reads. A flag of RL, such as --alpha, is refused.
-FLAGS = (
-    "method keep_right folder base start task seed stage2_steps stage2_lr warmup problems attempts siblings "
-    "temperature average device micro_batch sample_batch save_every eval_problems eval_every"
+# The flags of train.py that this program reads, with the same defaults but for the steps.
+READ = (
+    "folder base start task seed stage2_steps stage2_lr warmup problems attempts siblings temperature average device "
+    "micro_batch sample_batch save_every eval_problems eval_every"
 ).split()
+STEPS = 800  # of rollouts, and updates: as many as Stage I and Stage II have together
 ROUNDS = {"star": 3, "pairs": 1}
 
 
 def parse(argv=None) -> Settings:
-    """Parse the command line; a wrong value ends the program with one line."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
-    fields = {f.name: f for f in dataclasses.fields(Settings)}
-    for name in FLAGS:
-        f = fields[name]
-        kind = dict(action="store_true") if f.type is bool else dict(type=f.type, metavar=f.type.__name__)
-        text = f.metadata["help"] + (f" (default: {f.default})" if kind.get("type") and f.default != "" else "")
-        parser.add_argument(f"--{name}", default=f.default, help=text, **kind)
-    s = Settings(**vars(parser.parse_args(argv)))
-    try:
-        train.check(s)
-    except UserError as error:
-        parser.error(str(error))
-    if s.method not in ROUNDS:
-        parser.error(f"--method is {s.method!r}, and must be one of {', '.join(ROUNDS)}")
+    """Parse the command line; a wrong value, or a flag of RL such as --alpha, ends the program with one line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        epilog=f"Also these flags of train.py (--stage2_steps: {STEPS}): {' '.join(READ)}",
+    )  # fmt: skip
+    parser.add_argument("--method", default="star", choices=ROUNDS, help="STaR or Pair-SFT")
+    parser.add_argument("--keep_right", action="store_true", help="D⁺: also keep dialogues whose first answer is right")
+    own, others = parser.parse_known_args(argv)
+    for word in others:
+        name = word.split("=")[0]
+        if name.startswith("--") and name[2:] not in READ:
+            parser.error(f"{name}: STaR and Pair-SFT do not read it")
+    s = train.parse(["--stage", "2", "--stage1_steps", "0", "--stage2_steps", str(STEPS), *others])
     if not s.base:
         parser.error("--base FILE is missing: the base model, for example runs/default/stage0.pt of train.py")
-    return s
+    if world_size() > 1:
+        parser.error("one process trains these small models; start it without torchrun")
+    return Settings(**vars(s), **vars(own))
 
 
 # ------------------------------------------------------------------ what is imitated
@@ -109,7 +99,7 @@ def select(s: Settings, batch: evaluate.Batch, rng: random.Random) -> list[tuple
             seconds = right_answers(answers, r, n, s.attempts * s.siblings)
         if not seconds:
             continue
-        second = seconds[0] if s.method == "star" else rng.choice(seconds)
+        second = rng.choice(seconds)
         context = rows[n][: start[n][1]]  # problem, first answer, instruction
         turn = [0] * len(context) + [2] * len(second)
         if right1:
@@ -129,79 +119,55 @@ def right_answers(answers, r, n: int, per_problem: int) -> list[list[int]]:
     return found
 
 
-def collect(s: Settings, task, collector: GPT, steps: range) -> tuple[list, int]:
-    """Sample as many dialogues as RL does in these steps, and select.
-
-    Returns what this process imitates, and how many dialogues all processes imitate. UserError if one has none.
-    """
+def collect(s: Settings, task, collector: GPT, steps: range) -> list:
+    """Sample as many dialogues as RL does in these steps, and select. UserError if no dialogue is selected."""
     say(f"collecting dialogues: {len(steps)} steps of {s.problems * s.attempts * s.siblings}")
     selected = []
     for step in steps:
+        if Recorder.signals:
+            raise KeyboardInterrupt  # at once: on resume, the whole round is collected again
         problems, sampling = train.draw_problems(s, task, 2, step)  # those of Stage II
         batch = evaluate.sample_and_judge(collector, task, problems, K=s.attempts, M=s.siblings, **sampling)
-        selected += select(s, batch, random.Random(f"pairs, {s.seed}, {step}, {rank()}"))
-    sizes = {i: len(selected) if i == rank() else 0 for i in range(world_size())}
-    sizes = all_sum(sizes)
-    if not all(sizes.values()):
+        selected += select(s, batch, random.Random(f"pairs, {s.seed}, {step}, 0"))
+    if not selected:
         raise UserError(f"--method {s.method}: {len(steps)} steps hold no dialogue to imitate; raise --stage2_steps")
-    random.Random(f"order, {s.seed}, {steps.start}, {rank()}").shuffle(selected)
-    return selected, int(sum(sizes.values()))
+    random.Random(f"order, {s.seed}, {steps.start}, 0").shuffle(selected)
+    return selected
 
 
 # ------------------------------------------------------------------ the loop
 
 
-def steps_per_round(s: Settings) -> int:
-    """Return the number of steps per round, rounded up: the last round may be shorter."""
-    return -(-s.stage2_steps // ROUNDS[s.method])
-
-
-def updates_of_round(s: Settings, dialogues: int) -> int:
-    """Return the number of updates per round: those of RL, or for Pair-SFT one epoch of the dialogues."""
-    if s.method == "star":
-        return steps_per_round(s)
-    epoch = -(-dialogues // (s.problems * s.attempts * s.siblings))
-    return min(steps_per_round(s), epoch)
-
-
-def fine_tune(s: Settings, task, start: GPT | None, base: GPT | None, folder: Path) -> dict:
-    """Collect and imitate, for one round or three. Returns the weights (EMA) of the last round.
-
-    start, base: whole models on the CPU of rank 0, None on the other ranks.
-    """
-    per_round = steps_per_round(s)
-    batch_size = s.problems * s.attempts * s.siblings // world_size()
-    first, reference = distribute(s, start), distribute(s, base)
-    policy, collector = first.copy(), first.copy()
+def fine_tune(s: Settings, task, start: GPT, base: GPT, folder: Path) -> dict:
+    """Collect and imitate, for one round or three. Returns the weights (EMA) of the last round."""
+    per_round = -(-s.stage2_steps // ROUNDS[s.method])  # rounded up: the last round may be shorter
+    batch_size = s.problems * s.attempts * s.siblings
+    first, reference, policy = distribute(s, start), distribute(s, base), distribute(s, start)
     average = first.copy() if s.average else policy
     optimizer = torch.optim.Adam(policy.parameters(), lr=s.stage2_lr, betas=(0.9, 0.99))
     record = Recorder(s, 2, folder, s.stage2_steps)
     record.resume_model("policy", policy, optimizer)
     record.resume_model("model", average)
-    record.resume_model("collector", collector)
-    done, dialogues = record.resume("done", False), []
+    done, dialogues = record.resume("done", False), record.resume("dialogues", [])
     for step in record.range() if not done else ():
-        # 1. A new round starts from the first weights; its data comes from the last round's model.
+        # 1. A new round collects with the model of the round before, and trains the first weights.
         at = step % per_round
-        if at == 0 and step > 0:
-            collector.load_state_dict(average.state_dict())
+        if at == 0:
+            dialogues = collect(s, task, average, range(step, min(step + per_round, s.stage2_steps)))
             policy.load_state_dict(first.state_dict())
             average.load_state_dict(first.state_dict())
             optimizer = torch.optim.Adam(policy.parameters(), lr=s.stage2_lr, betas=(0.9, 0.99))
-        if at == 0 or not dialogues:  # resumed inside a round: the same dialogues are sampled again
-            begin = step - at
-            dialogues, size = collect(s, task, collector, range(begin, min(begin + per_round, s.stage2_steps)))
-            updates = updates_of_round(s, size)
-        # 2. The supervised loss of this update's dialogues, divided by the answer tokens of all processes.
+        epoch = -(-len(dialogues) // batch_size)
+        updates = per_round if s.method == "star" else min(per_round, epoch)
+        # 2. The supervised loss of this update's dialogues, divided by their answer tokens.
         chosen = [dialogues[(at * batch_size + i) % len(dialogues)] for i in range(batch_size)]
         ids, turn = (rollout.pad(rows, device=device_of(s)) for rows in zip(*chosen))  # (B, T)
-        count = int(all_sum({"tokens": (turn > 0).sum()})["tokens"])
+        count = int((turn > 0).sum())
         loss = 0.0
         for i, t in zip(ids.split(s.micro_batch), turn.split(s.micro_batch)):
             part = score.supervised_loss(policy, i, t, count)
             part.backward()
             loss += part.item()
-        sum_gradients(policy)
         # 3. Clip, update, average. The learning rate decays to 0 at the end of each round.
         norm = clip_gradient(policy)
         if record.is_finite(step, norm):
@@ -210,14 +176,14 @@ def fine_tune(s: Settings, task, start: GPT | None, base: GPT | None, folder: Pa
             update_average(average, policy, at, s.average)
         optimizer.zero_grad()
         # 4. Log and save. Pair-SFT ends after one epoch.
-        line = all_sum({"loss": loss}) | {"tokens": count, "grad_norm": norm}
-        line |= {"examples": size, "round": step // per_round + 1}
+        line = {"loss": loss, "tokens": count, "grad_norm": norm}
+        line |= {"examples": len(dialogues), "round": step // per_round + 1}
         if s.eval_every and (step + 1) % s.eval_every == 0:
             line |= train.held_out(s, task, average, reference)
         record.log(step, line)
         done = s.method == "pairs" and at + 1 == updates
         if record.due(step, done):
-            state = {"policy": whole_weights(policy), "model": whole_weights(average), "collector": whole_weights(collector)}
+            state = {"policy": whole_weights(policy), "model": whole_weights(average), "dialogues": dialogues}
             state |= {"adam": whole_optimizer(policy, optimizer), "config": dataclasses.asdict(policy.config)}
             record.save(step, state, done)
         if done:
@@ -230,62 +196,31 @@ def fine_tune(s: Settings, task, start: GPT | None, base: GPT | None, folder: Pa
 
 
 def run(s: Settings) -> None:
-    """Leave stage2.pt in the run folder, and print its held-out metrics."""
-    check_ranks_agree(s)
+    """Leave stage2.pt in the run folder, and print its metrics. UserError if it was made with other settings."""
     folder, task = Path(s.folder), data.make_task(s.task)
-    with contextlib.ExitStack() as stack:
-        if rank() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock(folder))
-            write_file(folder / "settings.json", json.dumps(dataclasses.asdict(s), indent=1).encode())
-        if from_rank0((folder / "stage2.pt").exists()):
-            whole = finished_model(s, folder) if rank() == 0 else None
+    path = folder / "stage2.pt"
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder):
+        if path.exists():
+            model, state = load_model(path)
+            check_settings(state, s, 2, path)
+            say("stage2: already there")
         else:
-            whole = make_model(s, task, folder)
-        train.report(s, task, folder, "stage2", whole)
-
-
-def finished_model(s: Settings, folder: Path) -> GPT:
-    """Load stage2.pt; UserError if it was made with other settings."""
-    whole, state = load_model(folder / "stage2.pt")
-    check_settings(state, s, 2, folder / "stage2.pt")
-    say("stage2: already there")
-    return whole
-
-
-def make_model(s: Settings, task, folder: Path) -> GPT | None:
-    """Fine-tune, and write stage2.pt. Returns the model on rank 0, None on the others."""
-    base = start = None
-    if rank() == 0:
-        base = train.given(s.base, s)
-        start = train.given(s.start, s) if s.start else base
-    weights = fine_tune(s, task, start, base, folder)
-    if rank() != 0:
-        return None
-    head = {"stage": 2, "settings": remembered(s, 2)}
-    save_checkpoint(head | {"config": dataclasses.asdict(base.config), "model": weights}, folder / "stage2.pt")
-    for leftover in [*folder.glob("stage2.partial*.pt"), *folder.glob("stage2.val*.json")]:
-        leftover.unlink()
-    return GPT.with_weights(base.config, weights)
+            base = train.load_start(s.base, s)
+            start = train.load_start(s.start, s) if s.start else base
+            weights = fine_tune(s, task, start, base, folder)
+            model = GPT.with_weights(start.config, weights)
+            head = {"stage": 2, "settings": remembered(s, 2), "config": dataclasses.asdict(start.config)}
+            save_checkpoint(head | {"model": weights}, path)
+            for leftover in [*folder.glob("stage2.partial*.pt"), *folder.glob("stage2.val*.json")]:
+                leftover.unlink()
+        train.report(s, task, folder, 2, model)
 
 
 def main(argv=None) -> None:
-    """Run the program; every expected failure ends it with one line."""
+    """Run the program."""
     evaluate.replace_unprintable()
-    s = parse(argv)
-    use_cores()
-    listen_for_signals()
-    try:
-        with processes(s):
-            run(s)
-    except Stopped as error:
-        train.fail(error if rank() == 0 else "")
-    except UserError as error:
-        train.fail(error)
-    except OSError as error:
-        train.fail(f"{error.filename or 'file'}: {error.strerror}; fix that and give the same command again")
-    except KeyboardInterrupt:
-        train.fail("stopped at once; the same command resumes from the last checkpoint")
+    train.guarded(run, parse(argv))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ is not covered: torch aborts in its backward pass on a device that is written in
 """
 
 import functools
-import json
 import multiprocessing
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ import model
 import rollout
 import runtime
 import train
-from model import GPT, GPTConfig, KVCache, UserError
+from model import GPT, GPTConfig, UserError
 
 # operations that hand a number, or a shape that depends on numbers, to Python
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal")
@@ -125,14 +125,7 @@ def test_the_fake_device_sees_what_it_is_for():
         x + torch.ones(3)
     assert (x + 1)[1:].device.type == "fake"
     assert syncs == []
-    reads = [
-        lambda: x.sum().item(),
-        lambda: x.tolist(),
-        lambda: x[x > 0],
-        lambda: x.cpu(),
-        lambda: x.copy_(torch.ones(3)),
-    ]
-    for read in reads:
+    for read in (lambda: x.sum().item(), x.tolist, lambda: x[x > 0], x.cpu, lambda: x.copy_(torch.ones(3))):
         syncs.clear()
         read()
         assert len(syncs) == 1
@@ -164,7 +157,7 @@ def test_a_run_and_its_resume_stay_on_the_device(hf_folder, math_file, tmp_path,
 
     def save_and_stop(self, step, *args, **kwargs):
         save(self, step, *args, **kwargs)
-        if step == 1:
+        if self.first == 0:
             raise UserError("stopped")
 
     monkeypatch.setattr(rollout, "sample", sample_and_finish)
@@ -173,34 +166,19 @@ def test_a_run_and_its_resume_stay_on_the_device(hf_folder, math_file, tmp_path,
         with pytest.raises(UserError, match="stopped"):
             train.run(s)
         assert (tmp_path / f"stage{stage}.partial.pt").exists()
-    monkeypatch.setattr(runtime.Recorder, "save", save)
     train.run(s)
     assert devices == {"fake"}
-    assert [json.loads(line)["step"] for line in (tmp_path / "stage2.jsonl").read_text().splitlines()] == [0, 1, 2]
     assert not s.model or (tmp_path / "stage2-hf" / "model.safetensors").exists()
 
 
 @on_fake_device
-def test_a_decode_step_has_no_host_sync():
-    """Bug: a CUDA graph cannot record a step that reads a number on the host, or that copies to or from the CPU."""
-    config = GPTConfig(50, n_layer=2, n_kv_head=2, qkv_bias=True, qk_norm=True, n_tokens=40)
-    policy = GPT.empty(config, torch.bfloat16, "fake")
-    decode = rollout._Decoder(policy, KVCache.empty(policy, 3, 64))
-    token, pos = torch.zeros(3, dtype=torch.long, device="fake"), torch.full((3, 1), 20, device="fake")
-    syncs.clear()
-    with torch.no_grad():
-        logits = decode._step(token, pos, 32)
-        rollout.choose(logits, 1.0, torch.Generator())
-    assert logits.device.type == "fake" and not syncs
-
-
-@on_fake_device
 def test_the_sampler_syncs_every_16_tokens():
-    """Bug: unfinished rows are counted at each token, and a GPU waits for Python at each of them."""
-    policy = GPT.empty(GPTConfig(50, n_layer=1), torch.float32, "fake")
-    counts = []
+    """Bugs: unfinished rows are counted at each token, and a GPU waits for Python at each of them; a decode step reads
+    a number on the host, or copies from the CPU, which a CUDA graph cannot record."""
+    config = GPTConfig(50, n_layer=2, n_kv_head=2, qkv_bias=True, qk_norm=True, n_tokens=40)
+    policy, counts = GPT.empty(config, torch.bfloat16, "fake"), []
     for max_new in (16, 80):
-        task = type("Task", (), {"instruction": [7, 8], "stops": [-1], "close": [], "max_new": max_new})
+        task = SimpleNamespace(instruction=[7, 8], stops=[-1], close=[], max_new=max_new)
         syncs.clear()
         rollout.sample(policy, task, [[1, 2, 3], [4, 5], [6]], K=4, generator=torch.Generator())
         counts.append(len(syncs))

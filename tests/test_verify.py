@@ -17,10 +17,9 @@ DOUBLE = problem(
         "setup": 'from math import floor\n\ndef one():\n    return 1\n\ndef double(x):\n    """ Twice x. """\n',
         "tests": "def check(candidate):\n    assert candidate(2) == 4 and candidate(5) == 10\n",
         "entry_point": "double",
-    },
-    "HumanEval/0",
+    }
 )
-ADD = problem({"tests": ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]}, "MBPP/1")
+ADD = problem({"tests": ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]})
 
 
 def sketch(x, y):
@@ -41,24 +40,16 @@ def test_position_rewards_need_every_step_right():
     assert verify.position_rewards(problems, list(answers)) == list(answers.values())
 
 
-def test_answer_rewards_compare_values():
-    """Bugs: final answers compared as strings; an answer that is not marked as final counts."""
-    cases = [
-        ("Final Answer: The final answer is $1.5$. I hope it is correct.", r"\frac{3}{2}", 1),
-        (r"So it is $\boxed{\frac{6}{4}}$.", r"\frac{3}{2}", 1),
-        ("#### 1,000", "1000", 1),
-        ("Final Answer: The final answer is $2$. I hope it is correct.", r"\frac{3}{2}", 0),
-        ("", "2", 0),
-        (r"$\boxed{2}$", "", 0),  # two problems of MATH have an empty answer: no answer is right
-    ]
-    answers, golds, rewards = zip(*cases)
-    assert verify.answer_rewards([problem(gold) for gold in golds], list(answers)) == list(rewards)
+def test_answer_rewards_compare_the_final_answer_with_its_own_gold():
+    """Bugs: response and gold change places; the text is compared, not the value."""
+    answers = [r"It is $\boxed{\frac{6}{4}}$.", "#### 1,000", r"It is $\boxed{2}$.", ""]
+    problems = [problem(gold) for gold in ("1.5", "1000", "3", "2")]
+    assert verify.answer_rewards(problems, answers) == [1, 1, 0, 0]
 
 
 def test_mbpp_rewards_run_the_program_in_the_response():
-    """Bugs: the prose around a program is run; a program that fails its second test passes; a wrong name passes."""
+    """Bugs: the prose around a program is run; a program that fails its second test, or of another name, passes."""
     answers = {
-        "def add(a, b):\n    return a + b": 1,
         "Sure:\n```python\ndef add(a, b):\n    return a + b\n```\nDone.": 1,
         "def add(a, b):\n    return 3": 0,
         "def plus(a, b):\n    return a + b": 0,
@@ -78,7 +69,6 @@ def test_humaneval_rewards_complete_the_prompt_or_rewrite_its_function():
     """Bugs: an indented body is not appended to the prompt; prose after it is run; a rewritten function loses the
     prompt's imports and helpers; another function's name counts."""
     answers = {
-        "    return 2 * x\n": 1,
         "    y = floor(x)\n    return y + x": 1,
         "\n    return 2 * x": 1,
         "return 2 * x": 1,
@@ -96,15 +86,10 @@ def test_humaneval_rewards_complete_the_prompt_or_rewrite_its_function():
 
 def test_a_missing_problem_is_not_ignored():
     """Bug: zip drops the answers that have no problem, and every later reward belongs to another answer."""
-    for judge, one in [
-        (verify.position_rewards, problem(([7, -2], 16))),
-        (verify.answer_rewards, problem("2")),
-        (verify.mbpp_rewards, ADD),
-        (verify.code_rewards, ADD),
-        (verify.humaneval_rewards, DOUBLE),
-    ]:
+    one = {verify.position_rewards: problem(([7, -2], 16)), verify.answer_rewards: problem("2")}
+    for judge in (*one, verify.mbpp_rewards, verify.code_rewards, verify.humaneval_rewards):
         with pytest.raises(ValueError):
-            judge([one], ["x", "y"])
+            judge([one.get(judge, DOUBLE)], ["x", "y"])
 
 
 # ------------------------------------------------------------------ programs are run once, and broken tests are named
@@ -113,23 +98,23 @@ def test_a_missing_problem_is_not_ignored():
 @pytest.fixture
 def batches(monkeypatch):
     """The programs of every call of the sandbox; no verdict is known at the start."""
-    run, programs = verify.run_tests_batch, []
+    run, batches = verify.run_tests_batch, []
+
+    def record(jobs):
+        batches.append([job["program"] for job in jobs])
+        return run(jobs)
+
     monkeypatch.setattr(verify, "_verdicts", {})
-    monkeypatch.setattr(
-        verify, "run_tests_batch", lambda jobs: programs.append([j["program"] for j in jobs]) or run(jobs)
-    )
-    return programs
+    monkeypatch.setattr(verify, "run_tests_batch", record)
+    return batches
 
 
 def test_equal_programs_run_once(batches):
     """Bugs: a program is run again for each dialogue that wrote it; a verdict is used for other tests."""
     five, seven = sketch(5, 23), sketch(5, 25)
-    problems, answers = (
-        [five, five, five, seven, seven, sketch(5, 23)],
-        ["x+18", "x+20", "x+18#23;0", "x+18", "x+20", "x+18"],
-    )
+    answers = ["x+18", "x+20", "x+18#23;0", "x+18", "x+20"]
     for _ in range(2):
-        assert verify.code_rewards(problems, answers) == [1, 0, 1, 0, 1, 1]
+        assert verify.code_rewards([five, five, five, seven, seven], answers) == [1, 0, 1, 0, 1]
     assert batches == [["f=lambda x:x+18", "f=lambda x:x+20"] * 2, []]
 
 
