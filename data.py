@@ -2,9 +2,9 @@
 
 A `Task` says where the problems come from, how a dialogue becomes token ids, and which verifier gives the reward.
 Two tasks are embedded: they need no download, and a laptop trains on them in minutes. The other tasks are published
-problems (MATH, GSM8K, MBPP, HumanEval) for a Hugging Face model. "A task of your own" below shows how to add one.
+problems (MATH, GSM8K, MBPP, HumanEval) for a Hugging Face model. The README shows how to add one of your own.
 
-**The embedded task "false-position".** Find the start of a chain of sums whose end is known. The name is that of the
+**The embedded task "false-position".** Find the start of a chain of additions from its end. The name is that of the
 ancient method: guess a start, carry out the steps, see how far off the end is, and correct the guess by that.
 
     prompt        ?+7-2+5=16:              ? is the unknown start, 16 the target
@@ -30,6 +30,7 @@ the instruction 357:
 """
 
 import dataclasses
+import itertools
 import json
 import random
 import re
@@ -49,7 +50,7 @@ class Problem:
     """One x of D, and what the task's verifier needs to judge an answer to it."""
 
     prompt: str
-    gold: object = None  # y*: the model never sees it. None: nobody knows it, and no answer is right
+    gold: object = None  # y*: the model never sees it. None: unknown; every answer then gets reward 0
     id: str = ""  # for messages and logs: "MBPP/601"
     first: str | None = None  # a first answer from elsewhere: the policy only writes the second
 
@@ -70,7 +71,7 @@ class Task:
     n_tokens: int  # size of the tokenizer: only ids below can be drawn
     max_new: int  # longest answer in tokens, the stop included
     dialogue: Callable[[Problem, random.Random], tuple[str, str]] | None = None  # two answers for stage 0's corpus
-    pairs: bool = False  # True: the base model knows two answers per dialogue, so attempt i + 1 is shown only attempt i
+    pairs: bool = False  # the base model was trained on two-answer dialogues: attempt i + 1 then sees only attempt i
     splits: dict[str, list[Problem]] = field(default_factory=dict)  # of published problems; embedded ones are drawn
     note: str = ""  # one line that the user should read before training
 
@@ -113,32 +114,41 @@ def encode_dialogue(task: Task, prompt: str, answers: list[str]) -> tuple[list[i
 
 STEPS, TOP = 3, 49  # steps per problem; all values are in 0..TOP
 SMALL, LARGE, LARGE_SHARE = range(1, 10), range(10, 30), 0.1  # sizes of a step; how often it is a large one
-RIGHT, REPEAT, SPREAD = 0.7, 0.7, 9  # the corpus: see `position_dialogue`
+RIGHT, REPEAT, SPREAD = 0.7, 0.7, 9  # the corpus: see `draw_answers`
+STEP = r"[+-]\d\d?"  # a step, written
 
 
 def position_values(steps: list[int], start: int) -> list[int] | None:
     """Return start and the value after each step; None if a value leaves 0..TOP."""
-    values = [start]
-    for step in steps:
-        values.append(values[-1] + step)
+    values = list(itertools.accumulate(steps, initial=start))
     return values if all(0 <= v <= TOP for v in values) else None
 
 
-def position_answer(values: list[int], target: int) -> str:
-    """Write the values as an answer: '4,11,9,14;-2'."""
-    return ",".join(map(str, values)) + f";{values[-1] - target}"
+def position_answer(steps: list[int], start: int, target: int) -> str | None:
+    """Write the attempt that begins with `start`: '4,11,9,14;-2'; None if a value leaves 0..TOP."""
+    values = position_values(steps, start)
+    return values and ",".join(map(str, values)) + f";{values[-1] - target}"
+
+
+def signed(numbers: list[int]) -> str:
+    """Write [7, -2] as '+7-2'."""
+    return "".join(f"{n:+d}" for n in numbers)
+
+
+def steps_of(text: str) -> list[int]:
+    """Return the numbers with a sign in a text: [7, -2] of '5>23,x?+7-2:'."""
+    return [int(number) for number in re.findall(STEP, text)]
 
 
 def read_position(text: str) -> Problem:
     """Parse '?+7-2+5=16' into a Problem with gold (steps, target); raises DataError."""
     text = re.sub(r"\s", "", text).removesuffix(":")
-    match = re.fullmatch(r"\?((?:[+-]\d{1,9})+)=(\d{1,9})", text, re.ASCII)
-    if not match:
-        raise DataError(f"{text!r} is not a problem of this task; write one like '?+7-2+5=16'")
-    steps, target = [int(x) for x in re.findall(r"[+-]\d+", match[1])], int(match[2])
-    if not all(1 <= abs(x) <= LARGE[-1] for x in steps) or target > TOP or len(steps) != STEPS:
-        raise DataError(f"{text!r}: the model knows {STEPS} steps of 1 to {LARGE[-1]}, and targets to {TOP}")
-    return Problem(f"?{match[1]}={target}:", (steps, target))
+    match = re.fullmatch(rf"\?{STEP * STEPS}=(\d\d?)", text, re.ASCII)
+    steps = steps_of(text)
+    if not match or not all(1 <= abs(step) <= LARGE[-1] for step in steps) or int(match[1]) > TOP:
+        limits = f"{STEPS} steps of 1 to {LARGE[-1]}, and a target of 0 to {TOP}"
+        raise DataError(f"{text!r} is not a problem of this task; write one like '?+7-2+5=16', with {limits}")
+    return Problem(f"{text}:", (steps, int(match[1])))
 
 
 def split_of(prompt: str) -> str:
@@ -147,49 +157,48 @@ def split_of(prompt: str) -> str:
     return {0: "test", 1: "val"}.get(bucket, "train")
 
 
-def position_problems(split: str, n: int, rng: random.Random | None = None) -> list[Problem]:
-    """Draw n solvable problems of a split; without rng, the same ones every time.
+def draw_problems(draw: Callable, split: str, n: int, rng: random.Random) -> list[Problem]:
+    """Call draw(rng) until n of the problems are of the split; a draw may return None."""
+    problems = []
+    while len(problems) < n:
+        problem = draw(rng)
+        if problem is not None and split_of(problem.prompt) == split:
+            problems.append(problem)
+    return problems
+
+
+def draw_position(rng: random.Random) -> Problem | None:
+    """Draw a problem; None if its values leave 0..TOP.
 
     Large steps are rare, so the model has hardly learned them when it is already sure of the small ones.
     This matters. If all problems are equally hard, a base model that solves 83 % of them is unsure of every one, and
     each update of Stage I and II flips some of its best guesses (results/README.md).
     """
-    rng, problems = rng or random.Random(f"false position, {split}"), []
-    while len(problems) < n:
-        sizes = [LARGE if rng.random() < LARGE_SHARE else SMALL for _ in range(STEPS)]
-        steps = [rng.choice((1, -1)) * rng.choice(size) for size in sizes]
-        values = position_values(steps, rng.randint(0, TOP))
-        if values is None:
-            continue
-        prompt = "?" + "".join(f"{x:+d}" for x in steps) + f"={values[-1]}:"
-        if split_of(prompt) == split:
-            problems.append(Problem(prompt, (steps, values[-1])))
-    return problems
+    sizes = [LARGE if rng.random() < LARGE_SHARE else SMALL for _ in range(STEPS)]
+    steps = [rng.choice((1, -1)) * rng.choice(size) for size in sizes]
+    values = position_values(steps, rng.randint(0, TOP))
+    return values and Problem(f"?{signed(steps)}={values[-1]}:", (steps, values[-1]))
 
 
 def position_dialogue(problem: Problem, rng: random.Random) -> tuple[str, str]:
-    """Draw two answers for the corpus of stage 0.
-
-    An attempt starts from the right number with probability RIGHT, else from a number up to SPREAD away. Its arithmetic
-    is right, so a failed attempt says truly how far off it ends. The second answer repeats the first with probability
-    REPEAT, else it is a fresh attempt, *whether or not the first was right*. So the base model can answer again, and
-    does not know when it should.
-    """
+    """Draw two answers for the corpus of stage 0; each starts from a number that `draw_answers` chooses."""
     steps, target = problem.gold
-    good = target - sum(steps)
-    answers = {}  # by the number that they start from
-    for start in range(good - SPREAD, good + SPREAD + 1):
-        values = position_values(steps, start)
-        if values:
-            answers[start] = position_answer(values, target)
-    return draw_answers(answers.pop(good), list(answers.values()), rng)
+    return draw_answers(target - sum(steps), lambda start: position_answer(steps, start, target), rng)
 
 
-def draw_answers(right: str, wrong: list[str], rng: random.Random) -> tuple[str, str]:
-    """Draw two answers as `position_dialogue` says."""
+def draw_answers(good: int, answer: Callable[[int], str | None], rng: random.Random) -> tuple[str, str]:
+    """Draw two answers: the attempts answer(number), of which answer(good) is right.
+
+    An attempt takes the right number with probability RIGHT, else a number up to SPREAD away. Its arithmetic is right,
+    so the number after `;` is correct even in a wrong answer. The second answer repeats the first with probability REPEAT,
+    else it is a fresh attempt, *whether or not the first was right*. So the base model can answer again, and does not
+    know when it should.
+    """
+    numbers = [n for n in range(good - SPREAD, good + SPREAD + 1) if n != good]
+    wrong = [text for text in map(answer, numbers) if text]
 
     def attempt():
-        return right if rng.random() < RIGHT or not wrong else rng.choice(wrong)
+        return answer(good) if rng.random() < RIGHT or not wrong else rng.choice(wrong)
 
     first = attempt()
     return first, first if rng.random() < REPEAT else attempt()
@@ -215,61 +224,45 @@ HELD_OUT = (-2, 0, 31, 50, 997)
 
 def code_answer(x: int, steps: list[int], hole: int, y: int) -> str | None:
     """Write the program with its comment; None if the number does not fit the hole, or a value leaves 0..TOP."""
-    values = position_values([hole, *steps], x)
-    if hole not in HOLE or values is None:
-        return None
-    return f"x+{hole}" + "".join(f"{s:+d}" for s in steps) + "#" + position_answer(values[1:], y)
+    working = position_answer(steps, x + hole, y)
+    return f"x{signed([hole, *steps])}#{working}" if hole in HOLE and working else None
 
 
-def code_problem(x: int, steps: list[int], hole: int) -> Problem:
-    """Build a problem from its solution. The shown call is tested first: most wrong programs fail there."""
-    y = x + hole + sum(steps)
-    sketch = "".join(f"{s:+d}" for s in steps)
+def code_problem(x: int, y: int, steps: list[int]) -> Problem:
+    """Build the problem whose call f(x) gives y. The shown call is tested first: most wrong programs fail there."""
     tests = [f"assert f({z}) == {z - x + y}" for z in (x, *HELD_OUT)]
-    return Problem(f"{x}>{y},x?{sketch}:", {"tests": tests, "timeout": 2.0})
+    return Problem(f"{x}>{y},x?{signed(steps)}:", {"tests": tests, "timeout": 2.0})
 
 
 def parts_of(prompt: str) -> tuple[int, int, list[int]] | None:
     """Parse '5>23,x?+7-2:' into (x, y, steps) = (5, 23, [7, -2]); None for another text."""
-    match = re.fullmatch(r"(\d{1,9})>(\d{1,9}),x\?((?:[+-]\d{1,9})+):?", prompt, re.ASCII)
-    return match and (int(match[1]), int(match[2]), [int(s) for s in re.findall(r"[+-]\d+", match[3])])
+    match = re.fullmatch(rf"(\d\d?)>(\d\d?),x\?{STEP * (STEPS - 1)}:?", prompt, re.ASCII)
+    return match and (int(match[1]), int(match[2]), steps_of(prompt))
 
 
 def read_code(text: str) -> Problem:
     """Parse '5>23,x?+7-2' into a Problem; raises DataError."""
-    text = re.sub(r"\s", "", text).removesuffix(":")
-    parts = parts_of(text)
-    if not parts:
-        raise DataError(f"{text!r} is not a problem of this task; write a call and a sketch like '5>23,x?+7-2'")
-    x, y, steps = parts
-    if not all(1 <= n <= LARGE[-1] for n in (x, *map(abs, steps))) or y > TOP or len(steps) != STEPS - 1:
-        raise DataError(f"{text!r}: the model knows {STEPS - 1} steps and inputs of 1 to {LARGE[-1]}, outputs to {TOP}")
-    hole = y - x - sum(steps)
-    if code_answer(x, steps, hole, y) is None:
-        raise DataError(f"{text!r}: no number from 0 to {HOLE[-1]} in the hole does that with values from 0 to {TOP}")
-    return code_problem(x, steps, hole)
+    text = re.sub(r"\s", "", text)
+    x, y, steps = parts_of(text) or (0, 0, [])
+    known = all(1 <= n <= LARGE[-1] for n in (x, *map(abs, steps)))
+    if not known or code_answer(x, steps, y - x - sum(steps), y) is None:
+        limits = f"numbers of 1 to {LARGE[-1]}, at most {HOLE[-1]} in the hole, and values of 0 to {TOP}"
+        raise DataError(f"{text!r} is not a problem of this task; write one like '5>23,x?+7-2', with {limits}")
+    return code_problem(x, y, steps)
 
 
-def code_problems(split: str, n: int, rng: random.Random | None = None) -> list[Problem]:
-    """Draw n solvable problems of a split; without rng, the same ones every time."""
-    rng, problems = rng or random.Random(f"code, {split}"), []
-    while len(problems) < n:
-        x, *steps = (rng.choice(LARGE if rng.random() < LARGE_SHARE else SMALL) for _ in range(STEPS))
-        steps, hole = [rng.choice((1, -1)) * s for s in steps], rng.choice(HOLE)
-        if code_answer(x, steps, hole, 0):
-            problem = code_problem(x, steps, hole)
-            if split_of(problem.prompt) == split:
-                problems.append(problem)
-    return problems
+def draw_code(rng: random.Random) -> Problem | None:
+    """Draw a problem; None if its values leave 0..TOP."""
+    x, *sizes = (rng.choice(LARGE if rng.random() < LARGE_SHARE else SMALL) for _ in range(STEPS))
+    steps, hole = [rng.choice((1, -1)) * size for size in sizes], rng.choice(HOLE)
+    y = x + hole + sum(steps)
+    return code_problem(x, y, steps) if code_answer(x, steps, hole, y) else None
 
 
 def code_dialogue(problem: Problem, rng: random.Random) -> tuple[str, str]:
-    """Draw two answers for the corpus of stage 0, as in `position_dialogue`."""
+    """Draw two answers for the corpus of stage 0; each fills the hole with a number that `draw_answers` chooses."""
     x, y, steps = parts_of(problem.prompt)
-    good = y - x - sum(steps)
-    answers = {hole: code_answer(x, steps, hole, y) for hole in range(good - SPREAD, good + SPREAD + 1)}
-    right = answers.pop(good)
-    return draw_answers(right, [answer for answer in answers.values() if answer], rng)
+    return draw_answers(y - x - sum(steps), lambda hole: code_answer(x, steps, hole, y), rng)
 
 
 # ------------------------------------------------------------------ published problems: files
@@ -463,11 +456,14 @@ def load_first_attempts(path, problems: list[Problem]) -> list[Problem]:
 # ------------------------------------------------------------------ tasks
 
 
-def embedded_task(problems, dialogue, read, rewards, max_new: int) -> Task:
-    """Return a Task in the ids of the embedded tokenizer, without a chat template."""
+def embedded_task(name: str, draw, read, dialogue, rewards, max_new: int) -> Task:
+    """Return a Task in the ids of the embedded tokenizer, without a chat template.
+
+    Without rng, its problems are the same ones every time: `name` is the seed.
+    """
     tokenizer = embedded_tokenizer()
     return Task(
-        problems=problems,
+        problems=lambda split, n, rng=None: draw_problems(draw, split, n, rng or random.Random(f"{name}, {split}")),
         rewards=rewards,
         read=read,
         ask=tokenizer.encode_ordinary,
@@ -483,12 +479,12 @@ def embedded_task(problems, dialogue, read, rewards, max_new: int) -> Task:
     )
 
 
-TASKS = {  # the longest answer: STEPS + 1 values with commas, ';', a sign, a number, EOS; a program adds its own terms
-    "false-position": embedded_task(
-        position_problems, position_dialogue, read_position, verify.position_rewards, 2 * STEPS + 5
-    ),
-    "code": embedded_task(code_problems, code_dialogue, read_code, verify.code_rewards, 4 * STEPS + 5),
-}
+# max_new: STEPS + 1 values with commas, ';', a sign, a number, EOS; a program adds its own terms
+POSITION = embedded_task(
+    "false position", draw_position, read_position, position_dialogue, verify.position_rewards, 2 * STEPS + 5
+)
+CODE = embedded_task("code", draw_code, read_code, code_dialogue, verify.code_rewards, 4 * STEPS + 5)
+TASKS = {"false-position": POSITION, "code": CODE}
 
 
 @dataclass
@@ -509,32 +505,7 @@ PUBLISHED = {
     "humaneval": Published(load_humaneval, verify.humaneval_rewards, CODE_SECOND),
 }
 
-# A task of your own is one more entry: a function that loads problems, a function that gives rewards, and p1. Put these
-# lines here, and train with `--task reverse --model FOLDER --data words.jsonl`:
-#
-# def load_reverse(path) -> list[Problem]:
-#     """Load one {"word": "stone"} per line."""
-#     problems = []
-#     for row in read_rows(path, word=str):
-#         prompt = f"Write the word {row['word']!r} backwards. Reply with that word only."
-#         problems.append(Problem(prompt, gold=row["word"][::-1], id=f"line {row['#']}"))
-#     return problems
-#
-#
-# def reverse_rewards(problems: list[Problem], answers: list[str]) -> list[float]:
-#     """Return 1.0 for an answer that is the reversed word, 0.0 for any other."""
-#     rewards = []
-#     for problem, answer in zip(problems, answers, strict=True):
-#         right = answer.strip().strip(".'\"").lower() == problem.gold
-#         rewards.append(float(right))
-#     return rewards
-#
-#
-# PUBLISHED["reverse"] = Published(
-#     load=load_reverse,
-#     rewards=reverse_rewards,
-#     instruction="There might be an error in the answer above. Reply with the corrected word only.",
-# )
+# "A task of your own" in README.md adds an entry here.
 
 
 def make_task(name: str, model="", data="", eval_data="", max_new: int = 512) -> Task:

@@ -1,4 +1,4 @@
-"""The policy: one GPT, the same code at 350 thousand parameters and at 7 billion.
+"""The policy: one GPT, the same code at 367 thousand parameters and at 7 billion.
 
 Pre-norm blocks with RMSNorm, rotary positions (RoPE), grouped-query attention (GQA) and SwiGLU. Llama, Mistral,
 SmolLM2, Qwen2, Qwen3 and dense Granite 3 share this architecture. They differ in three switches: a bias on q, k and v,
@@ -38,7 +38,7 @@ class WeightsError(UserError):
 
 @dataclass
 class GPTConfig:
-    """The shape of a GPT; the defaults are the laptop model."""
+    """The shape of a GPT; the defaults are the laptop model's, except `qk_norm`."""
 
     vocab_size: int
     n_layer: int = 3

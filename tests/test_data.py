@@ -455,13 +455,12 @@ def test_long_problems_are_left_out_and_named(tmp_path, folder):
 
 
 def test_the_example_of_a_task_of_your_own_runs(tmp_path, folder, monkeypatch):
-    """The comment in data.py, without its #, is the code that a user adds."""
+    """The README's example, put into data.py as a user would."""
     monkeypatch.setattr(data, "PUBLISHED", dict(data.PUBLISHED))
-    comment = (ROOT / "data.py").read_text().partition("words.jsonl`:\n#\n")[2].partition("\n\n\ndef make_task")[0]
-    code = "\n".join(line.removeprefix("# ").removeprefix("#") for line in comment.splitlines())
-    exec(code, vars(data))
-    words = ["stone", "river", "cloud", "bread", "light"]
-    path, held_out = (write(tmp_path / f"{n}.jsonl", *({"word": w} for w in words[n:])) for n in (0, 3))
+    section = (ROOT / "README.md").read_text().partition("## A task of your own")[2]
+    exec(section.partition("```python\n")[2].partition("```")[0], vars(data))
+    rows = [{"word": word} for word in ("stone", "river", "cloud", "bread", "light")]
+    path, held_out = write(tmp_path / "0.jsonl", *rows), write(tmp_path / "3.jsonl", *rows[3:])
     task = make_task("reverse", folder, path, held_out)
     assert [p.gold for p in task.problems("train", 9)] == ["enots", "revir", "duolc"]
     assert task.rewards(task.problems("val", 9), ["daerb", "light"]) == [1, 0]
