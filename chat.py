@@ -5,7 +5,7 @@ template never sees an answer. It is rendered once with stand-ins, which shows w
 between two turns. Sampled text that looks like a special token, or that another tokenizer would split differently,
 stays as it was sampled.
 
-Not by `transformers.AutoTokenizer`: there, the class that a folder names overrides what its tokenizer.json says.
+`transformers.AutoTokenizer` is not used: the tokenizer class that a folder names overrides its tokenizer.json.
 """
 
 import datetime
@@ -272,8 +272,8 @@ def render_turns(template: str, special: dict[str, str]) -> tuple[str, str, Call
     extensions = [GenerationTag, "jinja2.ext.loopcontrols"]
     env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     env.globals["raise_exception"] = fail
-    env.globals["strftime_now"] = datetime.date(2025, 1, 1).strftime  # a constant: a prompt must not change over night
-    env.filters["tojson"] = lambda x, ensure_ascii=False, **how: json.dumps(x, ensure_ascii=ensure_ascii, **how)
+    env.globals["strftime_now"] = datetime.date(2025, 1, 1).strftime  # a constant: a prompt must not depend on the date
+    env.filters["tojson"] = lambda x, ensure_ascii=False, **options: json.dumps(x, ensure_ascii=ensure_ascii, **options)
     compiled = env.from_string(template)
 
     def render(*texts):

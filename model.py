@@ -241,7 +241,14 @@ class GPT(nn.Module):
         return self
 
     def hidden(self, ids, pos=None, cache=None, filled=None):
-        """Return the final hidden states (B, T, C); `forward` documents the arguments."""
+        """Return the final hidden states, (B, T, C).
+
+        ids: (B, T). Without a cache, the T tokens start at position 0. With a cache, pos (B, T) holds the position of
+        each token: rows may have different lengths. T is 1 in decoding, and more for a prompt or an instruction.
+        An instruction continues a filled cache: there each query sees all slots up to its own position. That is why the
+        mask is built from `pos` and `is_causal` would be wrong. filled: read only the first `filled` slots of the
+        cache; at least max(pos) + 1.
+        """
         B, T = ids.shape
         write, mask = None, None
         if cache is None:  # training: positions are 0..T-1, attention is causal
@@ -278,14 +285,7 @@ class GPT(nn.Module):
         return logits if self.config.n_tokens is None else logits[..., : self.config.n_tokens]
 
     def forward(self, ids, pos=None, cache=None, filled=None):
-        """Return the logits of the next token, (B, T, n_tokens or else vocab_size).
-
-        ids: (B, T). Without a cache, the T tokens start at position 0. With a cache, pos (B, T) holds the position of
-        each token: rows may have different lengths. T is 1 in decoding, and more for a prompt or an instruction.
-        An instruction continues a filled cache: there each query sees all slots up to its own position. That is why the
-        mask is built from `pos` and `is_causal` would be wrong. filled: read only the first `filled` slots of the
-        cache; at least max(pos) + 1.
-        """
+        """Return the logits of the next token, (B, T, n_tokens); the arguments are those of `hidden`."""
         return self.logits(self.hidden(ids, pos, cache, filled))
 
     @classmethod
