@@ -189,7 +189,7 @@ def example_lines(kind: str, dialogue: dict, width: int = 160) -> str:
 
 def read_log(path: Path) -> list[dict]:
     """Read a stage's log, one JSON object per step; a half-written last line is left out."""
-    lines = path.read_text().split("\n") if path.exists() else [""]
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
     return [json.loads(line) for line in lines[:-1]]
 
 
