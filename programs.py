@@ -23,9 +23,9 @@ import operator
 import os
 import random
 import re
-import resource
 import sys
 import textwrap
+import threading
 import types
 
 import sandbox
@@ -271,6 +271,9 @@ _HEADS = {ast.Call: ["func"], ast.Attribute: ["value"], ast.Subscript: ["value"]
 _PLAIN_ATTRIBUTES = {name for kind in [*sandbox.PLAIN_TYPES, float, str] for name in dir(kind)}
 
 
+_PARSING = threading.Lock()  # before 3.11.8, CPython may raise SystemError if two threads build a tree at once
+
+
 @functools.lru_cache(256)  # the same problem comes back with every sample of it
 def _outline(setup, tests, entry_point):
     """Return what the tests say of the program, by kind of name. Raise VerifierError if they cannot be run.
@@ -279,7 +282,8 @@ def _outline(setup, tests, entry_point):
     tests use as objects of a class, and "exceptions": those that they catch. "python": what Python provides.
     """
     try:
-        tree, setup_tree = ast.parse("\n".join(tests)), ast.parse(setup)
+        with _PARSING:
+            tree, setup_tree = ast.parse("\n".join(tests)), ast.parse(setup)
     except (SyntaxError, ValueError) as error:
         raise VerifierError(f"the tests are not Python: {error}") from None
     if not _asserts(tree) and not any(isinstance(node, ast.Raise) for node in ast.walk(tree)):
@@ -372,7 +376,6 @@ def _used_as_objects(tree, program, entry_point):
 
 # --- 3. The judge's process: keeps the tests, evaluates the asserts ----------------------------------------------
 
-_JUDGE_MB = 2048  # of address space for the judge
 _RAISED = """ArithmeticError AssertionError AttributeError IndexError KeyError LookupError MemoryError
 NotImplementedError OSError OverflowError RecursionError RuntimeError TypeError ValueError
 ZeroDivisionError""".split()  # what the judge raises again for the candidate. Not StopIteration, which can end a
@@ -571,7 +574,6 @@ def _judge(job, candidate):
 
 def _verdict(job, sock):
     """Be the judge of one job, with the candidate at `sock`. -> ["verdict", passed, reason] or ["error", reason]"""
-    resource.setrlimit(resource.RLIMIT_AS, (_JUDGE_MB << 20, _JUDGE_MB << 20))
     candidate = _Candidate(sock, job["outline"]["exceptions"])
     try:
         return ["verdict", *_judge(job, candidate)]
@@ -589,4 +591,4 @@ def _verdict(job, sock):
 
 if __name__ == "__main__":  # the fork server: no candidate shall import from this folder
     sys.path.pop(0)
-    sandbox.serve(_verdict, *sys.argv[1:])
+    sandbox.serve(_verdict)

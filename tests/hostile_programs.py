@@ -413,9 +413,9 @@ HONEST = [
      about("g = f()\nassert [next(g), next(g), next(g)] == [0, 1, 2]")),
     ("map, zip, reversed and dict views returned", "def f(): return map(str, [1, 2])\ndef g(): return zip('ab', [1, 2])\ndef h(): return {1: 2}.keys()\n"
      "def k(): return {1: 2}.items()", about("assert list(f()) == ['1', '2']", "assert dict(g()) == {'a': 1, 'b': 2}",
-                                             "assert h() == {1} and list(h()) == [1]", "assert sorted(k()) == [(1, 2)]")),
-    ("range, bytes, complex and bytearray returned", "def f(): return range(3), b'\\xff\\0', 1 - 2j, bytearray(b'a')",
-     about("assert f() == (range(3), b'\\xff\\0', 1 - 2j, bytearray(b'a'))")),
+                                             "assert list(h()) == [1] and len(h()) == 1", "assert sorted(k()) == [(1, 2)]")),
+    ("range, bytes and complex returned", "def f(): return range(3), b'\\xff\\0', 1 - 2j",
+     about("assert f() == (range(3), b'\\xff\\0', 1 - 2j)")),
     ("numbers of all sizes returned", "def f(): return [2 ** 100, -2 ** 64, 0.1 + 0.2, -0.0, float('inf'), 2 ** 63, 1e308, 5e-324]",
      about("assert f() == [2 ** 100, -2 ** 64, 0.1 + 0.2, 0, float('inf'), 2 ** 63, 1e308, 5e-324]")),
     ("a factorial of 35,660 digits", "from math import factorial\ndef f(n): return factorial(n)", about("import math\nassert f(10000) == math.factorial(10000)")),
@@ -443,10 +443,12 @@ HONEST = [
     ("threads", "import threading\nfrom concurrent.futures import ThreadPoolExecutor\ndef solve(x):\n    with ThreadPoolExecutor(4) as e:\n"
      "        return sum(e.map(lambda y: y, [x * x, 8]))"),
     ("asyncio", "import asyncio\nasync def f(x):\n    await asyncio.sleep(0.001)\n    return x * x + 8\ndef solve(x): return asyncio.run(f(x))"),
-    ("a temporary file", "import tempfile, os\ndef solve(x):\n    with tempfile.TemporaryDirectory() as d:\n        p = os.path.join(d, 'n')\n"
-     "        with open(p, 'w') as f: f.write(str(x * x))\n        with open(p) as f: return int(f.read()) + 8"),
-    ("a file in the working folder", "def solve(x):\n    with open('n.txt', 'w') as f: f.write(str(x * x))\n    return int(open('n.txt').read()) + 8"),
     ("modules seldom imported", "import difflib, sqlite3, csv, xml.etree.ElementTree, argparse, logging, uuid, zlib, html, ipaddress\n" + SOLVE),
+    ("what Python imports when a function needs it", "import codecs, datetime, decimal, functools, locale, pprint, re, statistics\n"
+     "def f():\n    a = datetime.datetime.strptime('29 Feb 2024', '%d %b %Y')\n    functools.singledispatch(f)\n    pprint.pformat([1])\n"
+     "    '\\u00e9'.encode('idna'), 'a'.encode('utf-16'), b'\\xe9'.decode('cp1252'), statistics.NormalDist().cdf(0)\n"
+     "    return codecs.encode('uryyb', 'rot13'), a.day, len(str(int('9' * 2000) ** 2)), str(decimal.Decimal(1) / 3)[:4], f'{1:n}'",
+     about("assert f() == ('hello', 29, 4000, '0.33', '1')")),
     ("random numbers", "import random\ndef f(xs):\n    random.shuffle(xs)\n    return sorted(xs)", about("assert f([3, 1, 2]) == [1, 2, 3]")),
     ("a signal handler and an alarm", "import signal\nhit = []\nsignal.signal(signal.SIGALRM, lambda *a: hit.append(8))\ndef solve(x):\n"
      "    signal.setitimer(signal.ITIMER_REAL, 0.01)\n    signal.pause()\n    return x * x + hit.pop()"),

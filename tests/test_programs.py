@@ -25,7 +25,6 @@ from hostile_programs import BREACHES, CHECK, HONEST, HOSTILE, LYING, SOLVE, STA
 from programs import TestResult, VerifierError, extract_program, run_tests, run_tests_batch, shutdown_sandbox
 
 ROOT = Path(programs.__file__).parent
-linux = pytest.mark.skipif(sys.platform != "linux", reason="there is only one level here")
 
 
 def job_of(entry, **more):
@@ -50,7 +49,7 @@ def processes():
             state = (path / "stat").read_text().rsplit(")", 1)[1].split()[0]
         except OSError:
             continue
-        if b"programs.py" in command and b"score-sandbox-" in command and str(ROOT).encode() in command and state != "Z":
+        if command.rstrip(b"\0").endswith(f"{ROOT}/programs.py".encode()) and state != "Z":
             pids.add(int(path.name))
     return pids
 
@@ -64,9 +63,9 @@ def test_hostile_program_fails(entry):
         listener.listen()
         job = job_of(entry, timeout=2.0)
         job["program"] = job["program"].replace("PORT", str(listener.getsockname()[1]))
-        result = run_tests(**job)
-        if result.level == "limits" and entry in BREACHES:
+        if entry in BREACHES and run_tests(SOLVE, **TESTS).level == "limits":
             pytest.skip("nothing here keeps it from the user's files and processes")
+        result = run_tests(**job)
         assert result.passed is False, result
         listener.settimeout(0)
         with pytest.raises(BlockingIOError):
@@ -79,109 +78,71 @@ def test_honest_program_passes(entry):
     assert result.passed is True, result
 
 
-def test_the_batteries_have_no_doubles():
-    assert len({str(entry[1:]) for entry in HOSTILE}) == len(HOSTILE) >= 200
-    assert len({entry[0] for entry in HONEST}) == len(HONEST) >= 90
-
-
 def test_nothing_is_left_behind():
-    """No process beyond the servers' own, no file, no folder, and the next working folder is empty."""
-    litter = ("import os, threading, time\nopen('litter', 'w').write('x')\nos.makedirs('a/b')\n"
-              "for _ in range(8): threading.Thread(target=time.sleep, args=(600,)).start()\n"
+    """Bugs: a thread, a process or a candidate whose judge died outlives its job; a judge is never reaped."""
+    litter = ("import os, threading, time\nfor _ in range(8): threading.Thread(target=time.sleep, args=(600,)).start()\n"
               "try:\n    if os.fork() == 0:\n        os.setsid()\n        time.sleep(600)\nexcept OSError: pass\n" + SOLVE)
     assert run_tests_batch([job_of(("", litter))] * 8)[0].passed
+    asleep = job_of(("", "import time\ntime.sleep(600)"), timeout=0.1)
+    assert "timed out" in run_tests_batch([asleep] * 8)[7].reason
     assert len(processes()) <= 2 * sandbox.CORES  # servers and judges
-    empty = "import os\ndef solve(x): return x * x + 8 if os.listdir('.') == [] else 0"
-    assert all(result.passed for result in run_tests_batch([job_of(("", empty))] * 4))
-    folders = [server.base for server in sandbox._idle]
     shutdown_sandbox()
-    assert folders and not any(map(os.path.exists, folders))
     assert not processes()
 
 
-# --- Weaker levels ------------------------------------------------------------------------------------------------
-
-@pytest.fixture
-def server_at(tmp_path):
-    """A function that starts a server of one level, without namespaces, and gives a function that judges there."""
-    servers = []
-
-    def start(level):
-        script = tmp_path / "server.py"
-        script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport programs, sandbox\n"
-                          f"del sys.path[:2]\nsandbox.LEVELS = [{level!r}]\nsandbox._mount_working_folder = None\n"
-                          "sandbox.serve(programs._verdict, *sys.argv[1:])\n")
-
-        def judge(entry, timeout):
-            if not servers or servers[-1].closed:
-                servers.append(sandbox._Server(str(script)))
-            job = {"setup": "", "entry_point": None, **job_of(entry)}
-            tests = job["tests"] if isinstance(job["tests"], list) else [job["tests"]]
-            job["outline"] = programs._outline(job["setup"], tuple(tests), job["entry_point"])
-            verdict, _, _ = servers[-1].run(job, timeout, 1024.0)
-            assert verdict is None or verdict[0] == "verdict", verdict
-            return verdict is not None and verdict[1]
-
-        return judge
-
-    yield start
-    for server in servers:
-        assert not os.path.exists(f"{server.base}/work") or os.listdir(f"{server.base}/work") == []
-        server.close()
-        assert not os.path.exists(server.base)
-
-
-@linux
-@pytest.mark.parametrize("level", ["seccomp + landlock", "seccomp"])
-def test_weaker_levels_do_not_change_the_verdict(level, server_at):
-    judge = server_at(level)
-    for entry in BREACHES + LYING[::6]:
-        assert not judge(entry, 2.0), entry
-    for entry in HONEST[::5]:
-        assert judge(entry, 30.0) != (level == "seccomp" and " file" in entry[0]), entry  # there it can open none
-
-
-@linux
-@pytest.mark.parametrize("level", ["seccomp + landlock", "seccomp"])
-def test_other_processes_are_out_of_reach(level, server_at):
-    """Neither a signal nor a look into the memory of this very process, whose user the candidate has."""
-    judge, pid = server_at(level), os.getpid()
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no seccomp here")
+def test_other_processes_are_out_of_reach():
+    """Bug: this very process, whose user the candidate has, gets a signal, or its memory is read."""
+    pid = os.getpid()
     refused = f"import os\ntry:\n    os.kill({pid}, 0)\nexcept PermissionError:\n    def solve(x): return x * x + 8\n"
-    assert judge(("", refused), 10.0)
-    assert not judge(("", f"open('/proc/{pid}/mem', 'rb')\n" + SOLVE), 10.0)
-    assert not judge(("", "import os\nos.stat('/etc/passwd')\nos.open('/etc/passwd', 0)\n" + SOLVE), 10.0)
+    assert run_tests(refused, **TESTS).passed
+    assert not run_tests(f"open('/proc/{pid}/mem', 'rb')\n" + SOLVE, **TESTS).passed
 
 
-@linux
-def test_limits_alone_still_judge(server_at):
-    judge = server_at("limits")
-    assert judge(("", SOLVE), 10.0) and not judge(LYING[0], 10.0)
+def test_limits_alone_still_judge(tmp_path, monkeypatch):
+    """Bug: without seccomp, as on macOS, every program fails or a lie passes."""
+    script = tmp_path / "server.py"
+    script.write_text(f"import sys\nsys.path[0] = {str(ROOT)!r}\nimport programs, sandbox\nsandbox._ARCHITECTURES = {{}}\n"
+                      "del sys.path[0]\nsandbox.serve(programs._verdict)\n")
+    monkeypatch.setattr(programs, "__file__", str(script))
+    shutdown_sandbox()
+    assert run_tests(SOLVE, **TESTS) == TestResult(True, "passed all 3 tests", "limits")
+    assert not run_tests(**job_of(LYING[0])).passed
+    assert "timed out" in run_tests("while True: pass", **TESTS, timeout=0.3).reason
+    shutdown_sandbox()
 
 
-@linux
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_the_modules_can_be_imported_on_windows():
+    """Bug: a call of POSIX at import time keeps a user of Windows from the tasks that run no program."""
+    code = """if True:
+        import ctypes, os, signal, socket, subprocess, sys
+        sys.platform, sys.modules["resource"], ctypes.CDLL = "win32", None, None
+        for module, names in [(os, "fork register_at_fork sched_getaffinity getuid uname"), (socket, "send_fds recv_fds"),
+                              (signal, "SIGKILL SIGALRM setitimer")]:
+            for name in names.split():
+                delattr(module, name)
+        import programs
+        assert programs.extract_program("f = 1") == "f = 1\\n"
+        try:
+            programs.run_tests("def f(): return 1", ["assert f() == 1"])
+        except programs.VerifierError as error:
+            assert "Windows lacks" in str(error)
+        else:
+            raise SystemExit("no error")"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
 def test_no_privileges_are_needed():
-    """The same level for a user without capabilities as for root."""
+    """Bug: only root gets the level "seccomp"."""
     code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import programs; "
-            "print(programs.run_tests('def f(): return open(\"x\", \"w\").write(\"ab\")', ['assert f() == 2']))")
+            "print(programs.run_tests('def f(): return 2', ['assert f() == 2']).level)")
     drop = "import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534); os.execv(sys.argv[1], sys.argv[1:])"
-    run = subprocess.run([sys.executable, "-c", drop, sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    command = [sys.executable, "-c", drop, sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, cwd="/")
     if "Permission denied" in run.stderr or "ModuleNotFound" in run.stderr:
         pytest.skip("another user cannot read Python or this folder")
-    assert f"TestResult(passed=True, reason='passed all 1 tests', level={run_tests(SOLVE, **TESTS).level!r})" in run.stdout, run
-
-
-def test_folders_thousands_deep_are_removed(tmp_path):
-    deep, back = tmp_path / "deep", os.getcwd()
-    deep.mkdir()
-    (deep / "link").symlink_to(tmp_path)
-    os.chdir(deep)
-    for _ in range(1200):
-        os.mkdir("d")
-        os.chdir("d")
-    os.chdir(back)
-    sandbox._empty(str(tmp_path))
-    assert os.listdir(tmp_path) == []
+    assert run.stdout.strip() == run_tests(SOLVE, **TESTS).level, run
 
 
 # --- Tests that cannot be run are errors --------------------------------------------------------------------------
@@ -257,7 +218,7 @@ def test_subclasses_are_sent_as_their_bases():
 @pytest.mark.parametrize("forged", [
     {}, ["set", ["list"]], ["dict", 1], ["dict", ["list"], 1], ["eval", "1"], [], [1], ["range", 1, 2], ["range", 1, 2, 0],
     ["Fraction", "1e999999999", 1], ["Fraction", 1, 0], ["int", "zz"], ["int", 5], ["bytes", "\u0100"], ["date", 0, 0, 0],
-    ["Decimal", "x"], ["complex", "1", "2"], ["object", 0], ["timedelta", 10 ** 30, 0, 0], ["Counter", 1],
+    ["Decimal", "x"], ["complex", "1", "2"], ["object", 0], ["timedelta", 10 ** 30, 0, 0], ["deque", 1, ["deque", 1, {}]],
 ])
 def test_forged_values_are_refused(forged):
     def other(tag, items):
@@ -287,10 +248,6 @@ def test_the_program_sees_one_call_at_a_time_and_no_expected_value():
     tests = ["assert solve(1) == ([1], False, False)", "assert solve(2) == ([1, 2], False, False), 424242"]
     for _ in range(3):  # also after another candidate had these tests
         assert run_tests(recorder, tests, setup="secret = 'SECRETSETUP'").passed
-
-
-def test_an_iterator_goes_back_to_the_program():
-    assert run_tests("def f(n): return iter(range(n))\ndef g(it): return sum(it)", ["assert g(f(5)) == 10"]).passed
 
 
 def test_only_what_the_tests_use_as_objects_are_objects():
@@ -327,7 +284,7 @@ def test_memory_limit_counts_beyond_the_interpreter():
 
 def test_level_is_reported():
     result = run_tests(SOLVE, **CHECK)
-    assert result == TestResult(True, "passed check", result.level) and result.level in sandbox.LEVELS
+    assert result == TestResult(True, "passed check", result.level) and result.level in ("seccomp", "limits")
 
 
 # --- Servers ------------------------------------------------------------------------------------------------------
@@ -349,47 +306,23 @@ def test_the_calling_process_is_never_forked():
     assert results[0].passed and not forks
 
 
-def test_a_killed_server_or_judge_is_replaced():
+def test_a_killed_server_is_an_error_and_then_replaced():
+    """Bugs: a server that another program killed counts as a wrong answer, or every later job fails too."""
+    shutdown_sandbox()
     assert run_tests(SOLVE, **TESTS).passed
-    for pid in processes():
-        os.kill(pid, signal.SIGKILL)
-    assert all(result.passed for result in run_tests_batch([job_of(("", SOLVE))] * 8))
+    os.kill(sandbox._idle[0].process.pid, signal.SIGKILL)
+    with pytest.raises(VerifierError, match="server died"):
+        run_tests(SOLVE, **TESTS)
+    assert run_tests(SOLVE, **TESTS).passed
 
 
-def test_a_server_killed_at_work_is_replaced(monkeypatch):
-    slow = "import time\ndef solve(x):\n    time.sleep(0.4)\n    return x * x + 8\n"
-    at_work, results, run = [], [], sandbox._Server.run
-    monkeypatch.setattr(sandbox._Server, "run", lambda self, *job: at_work.append(self) or run(self, *job))
-    thread = threading.Thread(target=lambda: results.append(run_tests(slow, **TESTS, timeout=20.0)))
-    thread.start()
-    while not at_work:
-        time.sleep(0.01)
-    time.sleep(0.2)
-    at_work[0].process.kill()
-    thread.join()
-    assert results[0].passed and len(at_work) == 2
-
-
-def test_a_timeout_costs_the_next_program_nothing():
-    """The judge is killed with the candidate; what the caller had not sent must not be read as the next job."""
+def test_a_dead_judge_costs_the_next_program_nothing():
+    """Bug: a judge that the clock or a crash ended raises, or the rest of its job is read as the next one."""
     endless = {"program": "def pair(x): return range(10 ** 15)", "tests": ["assert sum(pair(1)) == 7"], "timeout": 0.1}
-    results = run_tests_batch([endless, job_of(("", SOLVE))] * 4)
-    assert [result.passed for result in results] == [False, True] * 4
-
-
-def test_many_threads_share_the_servers():
-    results = {}
-
-    def work(k):
-        results[k] = run_tests(f"def f(): return {k}", [f"assert f() == {k if k % 2 else -1}"])
-
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(24)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert {k for k, result in results.items() if result.passed} == set(range(1, 24, 2))
-    assert len(processes()) <= 2 * sandbox.CORES
+    crash = {"program": "def f(): return 0", "tests": ["import ctypes\nassert f() or ctypes.string_at(0)"]}
+    results = run_tests_batch([endless, crash, job_of(("", SOLVE))] * 4)
+    assert [result.passed for result in results] == [False, False, True] * 4
+    assert "timed out" in results[0].reason and "judge died" in results[1].reason
 
 
 def test_batch_keeps_the_order_and_raises_for_broken_tests():
@@ -400,13 +333,12 @@ def test_batch_keeps_the_order_and_raises_for_broken_tests():
 
 
 def test_servers_end_with_the_process_that_started_them():
-    code = ("import os, signal, programs, sandbox; print(programs.run_tests('def f(): return 1', ['assert f() == 1']).passed); "
-            "server = sandbox._idle[0]; print(server.process.pid, server.base, flush=True); os.kill(os.getpid(), signal.SIGKILL)")
-    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    passed, pid, base = output
-    assert passed == "True"
+    code = ("import os, signal, programs; print(programs.run_tests('def f(): return 1', ['assert f() == 1']).passed, "
+            "flush=True); os.kill(os.getpid(), signal.SIGKILL)")
+    shutdown_sandbox()
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "True\n"
     for _ in range(1000):
-        if not os.path.exists(base) and int(pid) not in processes():
+        if not processes():
             return
         time.sleep(0.01)
     pytest.fail("the server outlived its caller")
