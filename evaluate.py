@@ -204,15 +204,15 @@ LABELS = {"r1": "first", "r2": "second", "kl1": "first", "kl2": "second"}
 
 def plot_run(folder: Path) -> Path:
     """Draw rewards, Δ, KL and the share of changed answers over the steps of Stage I and II into training.png."""
+    logs = {name: read_log(folder / f"{name}.jsonl") for name in ("stage1", "stage2")}
+    logs = {name: log for name, log in logs.items() if log}
+    if not logs:
+        raise UserError(f"{folder}: no log of Stage I or II to draw; run train.py --folder {folder} first")
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    logs = {name: read_log(folder / f"{name}.jsonl") for name in ("stage1", "stage2")}
-    logs = {name: log for name, log in logs.items() if log}
-    if not logs:
-        raise UserError(f"{folder}: no log of Stage I or II to draw; run train.py --folder {folder} first")
     figure, axes = plt.subplots(len(PANELS), 1, figsize=(8, 2.4 * len(PANELS)), sharex=True)
     for ax, (title, names) in zip(axes, PANELS.items()):
         ax.set_title(title, fontsize=10)
