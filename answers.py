@@ -40,9 +40,7 @@ import mpmath
 from formulas import (MAX_BITS, REAL_LINE, SCALARS, TRIG, Budget, Node, Parser, Token, Unreadable, braced, has_units,
                       node, normalise, number, product, quotient, small, tokenise, walk)
 
-# ============================================================================
-# Extract: find the final answer in a response
-# ============================================================================
+# ------------------------------------------------------------------ extract: find the final answer in a response
 
 _END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext|end_of_text|eot_id|end)\|>|<end_of_turn>|</s>")
 _SENTENCE = re.compile(
@@ -147,9 +145,7 @@ def _box_answer(text: str) -> str | None:
     return answer
 
 
-# ============================================================================
-# Values: Fractions if rational, else numbers of mpmath with 60 digits
-# ============================================================================
+# ------------------------------------------------------------------ values: Fractions if rational, else numbers of mpmath with 60 digits
 
 _MP = mpmath.MPContext()                # a context of our own: no other code changes its precision
 _MP.dps = 60
@@ -387,9 +383,8 @@ class _Evaluator:
         return top / bottom if top else Fraction(0)
 
 
-# ============================================================================
-# Compare: trees, the gold on the right
-# ============================================================================
+# ------------------------------------------------------------------ compare: trees, the gold on the right
+
 
 def is_equivalent(candidate: str, gold: str) -> bool:
     r"""Return whether a candidate answer equals the gold answer, by the policy of the module docstring.

@@ -33,9 +33,7 @@ class Budget:
             raise Unreadable("operation budget exceeded")
 
 
-# ============================================================================
-# Normalise: one spelling per thing
-# ============================================================================
+# ------------------------------------------------------------------ normalise: one spelling per thing
 
 _CHARACTERS = {  # Unicode characters with an ASCII or LaTeX spelling
     **dict.fromkeys("−–—‐‑", "-"), **dict.fromkeys("×·⋅∙∗", "*"), **dict.fromkeys("÷∕⁄", "/"),
@@ -103,9 +101,7 @@ def braced(text: str, pos: int) -> tuple[str, int]:
     raise Unreadable("a brace that never closes")
 
 
-# ============================================================================
-# Units: listed words only, because a policy would farm "5 million" for 5
-# ============================================================================
+# ------------------------------------------------------------------ units: listed words only, because a policy would farm "5 million" for 5
 
 _UNITS = {  # spelling -> unit, with / for per
     **{unit: unit for unit in "mm cm km kg mg ml minute second hour day week month year inch foot yard mile meter gram "
@@ -162,11 +158,12 @@ def _is_unit(words: list[str], gold_words: set | None) -> bool:
     return singular[-1] in known and known | _ADJECTIVES >= set(singular)
 
 
-# ============================================================================
-# Tokens
-# ============================================================================
+# ------------------------------------------------------------------ tokens
+
 
 class Token(NamedTuple):
+    """A piece of a normalised answer."""
+
     kind: str       # number, numeral (with a base), name, word, command, symbol, begin, end, stop
     text: str
     spaced: bool    # follows a space: "1 3/4" is a mixed number, "13/4" is not
@@ -276,9 +273,8 @@ def _letters(run: str, prose: bool) -> list[tuple[str, str]]:
     return [("name", letter) for letter in run]
 
 
-# ============================================================================
-# Parse: tokens into a tree
-# ============================================================================
+# ------------------------------------------------------------------ parse: tokens into a tree
+
 
 class Node(NamedTuple):
     """One node of the tree.
@@ -296,6 +292,7 @@ class Node(NamedTuple):
 
 
 def node(kind: str, *items: Node, tag=None) -> Node:
+    """Return a node with its height and `free` filled in. Raises Unreadable if the tree becomes too high."""
     height = 1 + max([item.height for item in items], default=0)
     if height > MAX_HEIGHT:  # Python's stack is as high
         raise Unreadable("too deep")
@@ -303,14 +300,17 @@ def node(kind: str, *items: Node, tag=None) -> Node:
 
 
 def number(value) -> Node:
+    """Return a rational number as a node."""
     return Node("number", (), Fraction(value))
 
 
 def quotient(a: Node, b: Node) -> Node:
+    """Return a / b."""
     return product(a, node("power", scalar(b), number(-1)))
 
 
 def product(a: Node, b: Node) -> Node:
+    """Return a · b; a matrix is multiplied cell by cell. Raises Unreadable for what is not a number."""
     if a.kind in ("matrix", "row") or b.kind in ("matrix", "row"):  # a number times each cell
         matrix, factor = (a, scalar(b)) if a.kind in ("matrix", "row") else (b, scalar(a))
         return matrix._replace(items=tuple(product(factor, cell) for cell in matrix.items))
@@ -319,12 +319,14 @@ def product(a: Node, b: Node) -> Node:
 
 
 def negative(a: Node) -> Node:
+    """Return −a."""
     if a.kind == "infinity":
         return Node("infinity", (), -a.tag)
     return number(-a.tag) if a.kind == "number" else product(number(-1), a)
 
 
 def scalar(a: Node) -> Node:
+    """Return the node. Raises Unreadable if it is not a number or an expression."""
     if a.kind not in SCALARS:
         raise Unreadable("arithmetic with what is not a number")
     return a
@@ -338,6 +340,7 @@ def walk(tree: Node) -> Iterator[Node]:
 
 
 def has_units(tree: Node) -> bool:
+    """Return whether a unit occurs in the tree."""
     return any(part.kind == "unit" for part in walk(tree))
 
 
