@@ -185,7 +185,7 @@ def bench_training(s: train.Settings, folder: str | None, rate: float, peers: di
     operations = (8 + 2 * s.checkpointing) * sizes["weights"] * N * T
     figure = f"update{', checkpointing' * s.checkpointing}{how}: {N} x {T} tokens"
     row(figure, operations / update / 1e9, "GFLOP/s", "matrix products", rate)
-    row("  peak memory of a step", sizes["peak"] / 1e9, "GB", "train.memory", sizes["estimate"] / 1e9)
+    row("  peak memory of a step", sizes["peak"] / 1e9, "GB", "runtime.memory", sizes["estimate"] / 1e9)
 
 
 def rate_of_trl(s: train.Settings, prompt: list[int], model: GPT) -> float:
