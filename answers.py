@@ -145,7 +145,8 @@ def _box_answer(text: str) -> str | None:
     return answer
 
 
-# ------------------------------------------------------------------ values: Fractions if rational, else numbers of mpmath with 60 digits
+# ------------------------------------------------------------------ values
+# Fractions if rational, else numbers of mpmath with 60 digits.
 
 _MP = mpmath.MPContext()                # a context of our own: no other code changes its precision
 _MP.dps = 60

@@ -101,7 +101,8 @@ def braced(text: str, pos: int) -> tuple[str, int]:
     raise Unreadable("a brace that never closes")
 
 
-# ------------------------------------------------------------------ units: listed words only, because a policy would farm "5 million" for 5
+# ------------------------------------------------------------------ units
+# Only listed words: a policy would exploit "5 million" for 5.
 
 _UNITS = {  # spelling -> unit, with / for per
     **{unit: unit for unit in "mm cm km kg mg ml minute second hour day week month year inch foot yard mile meter gram "
