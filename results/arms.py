@@ -54,11 +54,29 @@ ARMS = {
 }  # fmt: skip
 BASES = {"false-position": "base", "code": "code-base"}  # all arms of a seed share one base model
 TABLES = {
-    "sft": ("base", "star-d", "star-d+", "pairs-d", "pairs-d+", "score"),  # Table 1
-    "main": ("base", "self-refine", "star-d+", "pairs-d", "naive", "score"),  # Table 2; these have more seeds
-    "code": ("code-base", "code-self-refine", "code-pairs-d", "code-score"),  # Table 3
+    "main": ("base", "self-refine", "star-d", "star-d+", "pairs-d", "pairs-d+", "naive", "score"),  # Tables 1 and 2
     "ablations": (  # Table 4, and ours
-        "score", "single", "naive", "no-stage1", "no-shaping", "star-stage2", "gamma", "rounds", "no-offline",
-        "alpha10",
+        "score", "single", "no-stage1", "no-shaping", "star-stage2", "gamma", "rounds", "no-offline", "alpha10",
     ),
+    "code": ("code-base", "code-self-refine", "code-pairs-d", "code-score"),  # Table 3
 }  # fmt: skip
+MOST_SEEDS = ("base", "self-refine", "naive", "score")  # the others have fewer
+
+# The paper's claims, and ours. Each says that a metric of the first arm exceeds that of the second, in the mean over seeds;
+# "" stands for 0.
+CLAIMS = [
+    ("the base model makes its answers worse: Δ below 0", "delta", "", "base"),
+    ("SCoRe's Δ is above 0", "delta", "score", ""),
+    ("SCoRe's Δ is above naive RL's", "delta", "score", "naive"),
+    ("SCoRe's first answers are better than the base model's", "t1", "score", "base"),
+    ("SCoRe spoils less than the base model", "spoiled", "base", "score"),
+    *((f"SCoRe's Accuracy@t2 is above that of: {ARMS[arm].title}", "t2", "score", arm)
+      for arm in ("base", "star-d", "star-d+", "pairs-d", "pairs-d+", "naive", "single")),
+    ("STaR on D spoils more than STaR on D⁺", "spoiled", "star-d", "star-d+"),
+    ("naive RL changes fewer answers than the base model", "changed", "base", "naive"),
+    ("without Stage I Δ is lower", "delta", "score", "no-stage1"),
+    ("without Stage I Accuracy@t2 is lower", "t2", "score", "no-stage1"),
+    ("without shaping Δ is lower", "delta", "score", "no-shaping"),
+    ("without shaping Accuracy@t2 is lower", "t2", "score", "no-shaping"),
+    ("γ = 0.8 collapses: Accuracy@t2 is lower", "t2", "score", "gamma"),
+]  # fmt: skip

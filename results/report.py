@@ -1,28 +1,18 @@
 """Statistics, tables, claims and figures of a comparison, from the data in paper.json and figures.json.
 
-Every arm of a seed starts from the same base model and answers the same problems. Differences are therefore paired, by
-seed and by problem: they have smaller intervals than the arms themselves.
+Every arm of a seed starts from the same base model and answers the same problems. Differences are therefore paired by
+seed: they have smaller intervals than the arms themselves.
 """
 
 import statistics
 from pathlib import Path
 
-import torch
-from arms import ARMS, TABLES
-
+from arms import ARMS, CLAIMS, TABLES
 
 # ------------------------------------------------------------------ statistics
 
 # 97.5 % quantiles of Student's t, for 1 to 9 degrees of freedom
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-WORTH = {"t1": (0, 100, 0, 100), "t2": (0, 0, 100, 100), "delta": (0, -100, 100, 0)}  # of the outcomes 0, 1, 2, 3
-
-
-def values_of(found: dict, arm: str, metric: str) -> list[float]:
-    """Return one number per seed; `changed` is the share of second answers that differ from the first."""
-    if metric == "changed":
-        return [100 - x["metrics"]["same"] for x in found[arm].values()]
-    return [x["metrics"][metric] for x in found[arm].values()]
 
 
 def mean_ci(values: list[float]) -> tuple[float, float]:
@@ -33,28 +23,27 @@ def mean_ci(values: list[float]) -> tuple[float, float]:
     return mean, T975[n - 2] * statistics.stdev(values) / n**0.5
 
 
-def paired(found: dict, arm: str, other: str, metric: str) -> tuple[float, float, float]:
-    """Return how far `arm` is ahead of `other` in t1, t2 or delta: the mean, and two 95 % half-widths of it.
-
-    Each seed and each problem is compared with itself. The first half-width is over seeds (Student's t on their means:
-    would other seeds agree?), the second over problems (on each problem's mean over the seeds: would other problems?).
-    """
-    seeds = sorted(found[arm].keys() & found[other].keys())
-    if not seeds:
-        return float("nan"), float("nan"), float("nan")
-    worth, gaps = WORTH[metric], []
-    for seed in seeds:
-        pairs = zip(found[arm][seed]["outcomes"], found[other][seed]["outcomes"], strict=True)
-        gaps.append([worth[int(a)] - worth[int(b)] for a, b in pairs])
-    gaps = torch.tensor(gaps, dtype=torch.float64)  # (seeds, n)
-    mean, over_seeds = mean_ci(gaps.mean(1).tolist())
-    over_problems = 1.96 * gaps.mean(0).std(correction=0).item() / gaps.shape[1] ** 0.5
-    return mean, over_seeds, over_problems
+def seeds_needed(values: list[float]) -> str:
+    """Return how many seeds of this mean and spread would have an interval that excludes 0."""
+    mean, spread = abs(statistics.fmean(values)), statistics.stdev(values) if len(values) > 1 else float("nan")
+    for n, t in enumerate((*T975, *[2.2] * 90), 2):  # 2.2: a little more than the quantiles for 10 degrees and more
+        if t * spread / n**0.5 < mean:
+            return f"{n} seeds"
+    return "more than 100 seeds" if len(values) > 1 else "more than one seed"
 
 
-def verdict(mean: float, ci: float, yes: str = "holds", no: str = "does not hold") -> str:
-    """Return whether a quantity that is claimed to be above 0 is so, by its interval mean ± ci."""
-    return yes if mean - ci > 0 else no if mean + ci < 0 else "undecided"
+def values_of(found: dict, arm: str, metric: str) -> dict[str, float]:
+    """Return seed -> a metric of an arm, in percent; `changed` is the share of second answers that differ from the first."""
+    if metric == "changed":
+        return {seed: 100 - x["metrics"]["same"] for seed, x in found[arm].items()}
+    return {seed: x["metrics"][metric] for seed, x in found[arm].items()}
+
+
+def differences(found: dict, more: str, less: str, metric: str) -> list[float]:
+    """Return by how much arm `more` exceeds arm `less`, for each seed that both have; the name "" stands for 0."""
+    a, b = (values_of(found, arm, metric) if arm else None for arm in (more, less))
+    seeds = (a or b).keys() & (b or a).keys()
+    return [(a[seed] if a else 0.0) - (b[seed] if b else 0.0) for seed in sorted(seeds)]
 
 
 # ------------------------------------------------------------------ tables
@@ -67,7 +56,7 @@ def plus_minus(mean: float, ci: float, form: str = ".1f") -> str:
 
 def cells(found: dict, arm: str, *metrics: str) -> list[str]:
     """Format means over seeds with their intervals."""
-    return [plus_minus(*mean_ci(values_of(found, arm, metric))) for metric in metrics]
+    return [plus_minus(*mean_ci([*values_of(found, arm, metric).values()])) for metric in metrics]
 
 
 def markdown(header: str, rows: list) -> str:
@@ -78,32 +67,15 @@ def markdown(header: str, rows: list) -> str:
 
 
 def arm_table(found: dict, arms: tuple) -> str:
-    """Format one table of the paper, ours beside its numbers."""
-    header = "arm | seeds | answers drawn, updates | Acc@t1 | Acc@t2 | Δ(t1,t2) | Δ i→c | Δ c→i | changed"
-    header += " | the paper: t1 / t2 / Δ / i→c / c→i | SCoRe's Δ above it? (seeds; problems) | SCoRe's Acc@t2 above it?"
-    return markdown(header, [arm_row(found, arm) for arm in arms if arm in found])
-
-
-def arm_row(found: dict, name: str) -> list[str]:
-    """Return the cells of an arm: means over seeds, and the paired comparison with SCoRe."""
-    arm, results = ARMS[name], list(found[name].values())
-    answers, updates = (sum(column) / len(results) for column in zip(*[x["budget"] for x in results]))
-    cost = f"{answers / 1000:.0f}k, {updates:.0f}" if answers else "none"
-    changed, _ = mean_ci(values_of(found, name, "changed"))
-    paper = " / ".join(f"{x:.1f}" for x in arm.paper) or "no row"
-    best = "code-score" if arm.task == "code" else "score"
-    lead = ["", ""]
-    if name != best and best in found:
-        lead = [is_ahead(found, best, name, metric) for metric in ("delta", "t2")]
-    numbers = cells(found, name, "t1", "t2", "delta", "fixed", "spoiled")
-    return [arm.title, str(len(results)), cost, *numbers, f"{changed:.0f} %", paper, *lead]
-
-
-def is_ahead(found: dict, best: str, arm: str, metric: str) -> str:
-    """Format whether `best` is ahead of an arm by more than both half-widths of the paired comparison."""
-    mean, over_seeds, over_problems = paired(found, best, arm, metric)
-    word = verdict(mean, max(over_seeds, over_problems), "found", "not found")
-    return f"{word} ({plus_minus(mean, over_seeds, '+.1f')}; ± {over_problems:.1f})"
+    """Format the metrics of some arms, ours beside the paper's."""
+    rows = []
+    for name in arms:
+        if name in found:
+            paper = " / ".join(f"{x:.1f}" for x in ARMS[name].paper) or "no row"
+            numbers = cells(found, name, "t1", "t2", "delta", "fixed", "spoiled", "changed")
+            rows.append([ARMS[name].title, str(len(found[name])), *numbers, paper])
+    header = "system | seeds | Acc@t1 | Acc@t2 | Δ(t1,t2) | Δ i→c | Δ c→i | changed"
+    return markdown(header + " | the paper: t1 / t2 / Δ / i→c / c→i", rows)
 
 
 def small_table(found: dict, arms: tuple) -> str:
@@ -112,20 +84,8 @@ def small_table(found: dict, arms: tuple) -> str:
     for name in arms:
         if name in found:
             paper = f"{ARMS[name].paper[2]:.1f}".replace("-", "−") if ARMS[name].paper else "no row"
-            rows.append([ARMS[name].title, *cells(found, name, "t1", "t2", "delta"), paper])
-    return markdown("system | Acc@t1 | Acc@t2 | Δ(t1,t2) | Δ in the paper (MATH)", rows)
-
-
-def seed_table(found: dict, arms: tuple) -> str:
-    """Format every seed of these arms; ± is the interval over problems."""
-    rows = []
-    for arm in arms:
-        for seed, x in found.get(arm, {}).items():
-            m = x["metrics"]
-            delta = plus_minus(m["delta"], m["delta_ci"], "+.1f")
-            numbers = [f"{m['t1']:.1f}", f"{m['t2']:.1f}", delta, f"{m['fixed']:.1f}", f"{m['spoiled']:.1f}"]
-            rows.append([ARMS[arm].title, seed, *numbers, f"{100 - m['same']:.0f} %"])
-    return markdown("arm | seed | Acc@t1 | Acc@t2 | Δ(t1,t2) | Δ i→c | Δ c→i | changed", rows)
+            rows.append([ARMS[name].title, *cells(found, name, "t1", "t2", "delta", "spoiled"), paper])
+    return markdown("system | Acc@t1 | Acc@t2 | Δ(t1,t2) | Δ c→i | Δ in the paper (MATH)", rows)
 
 
 def turns_table(ten: dict) -> str:
@@ -137,71 +97,36 @@ def turns_table(ten: dict) -> str:
         gain4 = [after - before for before, after in zip(t3, t4)]
         columns = (t1, t2, t3, t4, gain3, gain4, t10)
         rows.append([ARMS[arm].title, str(len(by_seed)), *(plus_minus(*mean_ci(values)) for values in columns)])
-    return markdown("arm | seeds | Acc@t1 | Acc@t2 | Acc@t3 | Acc@t4 | Δ(t2,t3) | Δ(t3,t4) | Acc@t10", rows)
-
-
-# ------------------------------------------------------------------ the paper's claims
-#
-# Three tests, the first the strictest. Arms "below" and "fewer": the two intervals over seeds do not touch. The highest
-# of all arms, and votes: the interval of the paired difference excludes 0. An ablation: the larger of its two losses
-# exceeds one standard error (not two, since three seeds are few).
+    return markdown("system | seeds | Acc@t1 | Acc@t2 | Acc@t3 | Acc@t4 | Δ(t2,t3) | Δ(t3,t4) | Acc@t10", rows)
 
 
 def claims_table(found: dict, votes: dict) -> str:
-    """Format the paper's main claims, each with a verdict: holds, does not hold, or undecided."""
-    if not found.keys() >= set(TABLES["sft"] + TABLES["ablations"]):
-        return "The claims need the runs of all arms."
-    mean, ci = mean_ci(values_of(found, "base", "delta"))
-    rows = [["base: Δ is not above 0", "holds" if mean <= 0 else verdict(-mean, ci), plus_minus(mean, ci, "+.1f")]]
-    for arm in ("star-d", "star-d+", "pairs-d", "pairs-d+"):
-        rows.append(below_claim(found, arm, "changed", "fewer changed answers than SCoRe"))
-        rows.append(below_claim(found, arm, "delta", "Δ below SCoRe's"))
-    rows.append(below_claim(found, "naive", "delta", "Δ below SCoRe's"))
-    rows.append(highest_claim(found))
-    rows += [ablation_claim(found, arm) for arm in ("no-stage1", "no-shaping")]
-    by_seed = votes["score"].values()
-    for k in next(iter(by_seed)):
-        mean, ci = mean_ci([by_k[k][1] - by_k[k][0] for by_k in by_seed])
-        rows.append([f"K + K votes beat 2K, K = {k}", verdict(mean, ci), plus_minus(mean, ci, "+.1f")])
-    return markdown("claim | here | numbers", rows)
+    """Format each claim with its verdict: it holds, or does not, if the interval of its difference excludes 0."""
+    rows = []
+    for claim, metric, more, less in CLAIMS:
+        known = all(arm in found for arm in (more, less) if arm)
+        rows.append(claim_row(claim, differences(found, more, less, metric) if known else []))
+    by_seed = votes.get("score", {}).values()
+    for k in next(iter(by_seed), {}):
+        rows.append(claim_row(f"K + K votes beat 2K, K = {k}", [by_k[k][1] - by_k[k][0] for by_k in by_seed]))
+    return markdown("claim | here | difference", rows)
 
 
-def below_claim(found: dict, arm: str, metric: str, claim: str) -> list[str]:
-    """An arm has less of a metric than SCoRe."""
-    (ours, our_ci), (theirs, their_ci) = (mean_ci(values_of(found, name, metric)) for name in ("score", arm))
-    numbers = f"{plus_minus(ours, our_ci)} against {plus_minus(theirs, their_ci)}"
-    if metric == "delta":
-        mean, over_seeds, _ = paired(found, "score", arm, "delta")
-        numbers += f"; seed by seed {plus_minus(mean, over_seeds, '+.1f')}"
-    return [f"{ARMS[arm].title}: {claim}", verdict(ours - theirs, our_ci + their_ci), numbers]
-
-
-def highest_claim(found: dict) -> list[str]:
-    """Compare SCoRe's Accuracy@t2 with that of the arm that is nearest to it, or furthest ahead."""
-    rivals = [arm for arm in found if ARMS[arm].task == "false-position" and arm != "score"]
-    leads = {arm: paired(found, "score", arm, "t2") for arm in rivals}
-    nearest = min(leads, key=lambda arm: leads[arm][0])
-    mean, over_seeds, over_problems = leads[nearest]
-    numbers = f"the nearest, {ARMS[nearest].title}: {plus_minus(mean, over_seeds, '+.1f')}"
-    return ["SCoRe: the highest Accuracy@t2 of all arms", verdict(mean, max(over_seeds, over_problems)), numbers]
-
-
-def ablation_claim(found: dict, arm: str) -> list[str]:
-    """SCoRe loses something without one of its parts."""
-    losses = {metric: paired(found, "score", arm, metric) for metric in ("delta", "t2")}
-    metric = max(losses, key=lambda name: losses[name][0])
-    mean, ci, _ = losses[metric]
-    n = len(found["score"].keys() & found[arm].keys())
-    error = ci / T975[n - 2] if n > 1 else float("nan")
-    numbers = f"{metric} by {mean:.1f}, s.e. {error:.1f}"
-    return [f"{ARMS[arm].title}: lowers Δ or Accuracy@t2", verdict(mean, error), numbers]
+def claim_row(claim: str, values: list[float]) -> list[str]:
+    """Return the cells of a claim that says: these differences, one per seed, are above 0."""
+    if not values:
+        return [claim, "not run", ""]
+    mean, ci = mean_ci(values)
+    if not any(values):
+        return [claim, "no difference", ""]
+    word = "holds" if mean - ci > 0 else "does not hold" if mean + ci < 0 else f"undecided: {seeds_needed(values)}"
+    return [claim, word, f"{plus_minus(mean, ci, '+.1f')} ({', '.join(f'{x:.1f}' for x in values)})"]
 
 
 def all_tables(found: dict, figures: dict) -> dict[str, str]:
     """Return name -> Markdown of every table, from the arms of paper.json and the data of figures.json."""
     tables = {name: arm_table(found, arms) for name, arms in TABLES.items()}
-    tables["small"] = small_table(found, ("base", "star-d+", "pairs-d", "naive", "score"))
-    tables["seeds"] = seed_table(found, ("naive", "score"))
+    tables["small"] = small_table(found, ("base", "star-d", "star-d+", "naive", "score"))
     tables["turns"] = turns_table(figures["ten attempts"])
     tables["claims"] = claims_table(found, figures["votes"])
     return tables
@@ -215,36 +140,26 @@ def plain_title(arm: str) -> str:
     return ARMS[arm].title.strip("*")
 
 
-def plot_training(ax, training: dict, key: str, label: str, arms: dict, style: str = "-") -> None:
-    """Draw one number over training per arm: the mean over the seeds that all arms have. arms: arm -> color."""
-    seeds = [str(seed) for seed in range(10)]
-    shared = [seed for seed in seeds if all(f"{arm}-{seed}" in training for arm in arms)]
+def plot_training(ax, training: dict, key: str, label: str, arms: dict) -> None:
+    """Draw one number over training: the mean over an arm's seeds, and a band from lowest to highest. arms: arm -> color."""
     for arm, color in arms.items():
-        steps, means = [], []
-        for points in zip(*[training[f"{arm}-{seed}"] for seed in shared]):  # the same step of each seed
-            steps.append(points[0]["step"])
-            means.append(sum(p[key] for p in points) / len(points))
-        ax.plot(steps, means, style, color=color, label=label.format(plain_title(arm)))
-
-
-def plot_accuracies(ax, training: dict, arms: dict, title: str) -> None:
-    """Draw both accuracies of some arms over training."""
-    plot_training(ax, training, "t1", "{}, t1", arms, "--")
-    plot_training(ax, training, "t2", "{}, t2", arms)
-    ax.set(title=title, xlabel="updates", ylabel="accuracy, %")
+        runs = [points for name, points in training.items() if name.rsplit("-", 1)[0] == arm]
+        points = list(zip(*runs))  # those of the same step of each seed
+        steps = [same[0]["step"] for same in points]
+        values = [[p[key] for p in same] for same in points]
+        ax.plot(steps, [statistics.fmean(v) for v in values], color=color, label=label.format(plain_title(arm)))
+        ax.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color=color, alpha=0.15, linewidth=0)
 
 
 def draw_training(axes, figures: dict) -> None:
-    """Fig. 6: naive RL copies its first answers, SCoRe does not."""
-    arms = {"naive": "C1", "score": "C0"}
-    plot_accuracies(axes[0], figures["training"], arms, "Fig. 6")
-    plot_training(axes[1], figures["training"], "changed", "{}", arms)
-    axes[1].set(title="second answer differs from the first", xlabel="updates", ylabel="%")
-
-
-def draw_gamma(axes, figures: dict) -> None:
-    """Fig. 9: γ above 0 also rewards the first turn for the second."""
-    plot_accuracies(axes[0], figures["training"], {"gamma": "C1", "score": "C0"}, "Fig. 9: γ above 0")
+    """Fig. 6: how far the second answer rises above the first, and how many answers it changes."""
+    colors = {"naive": "C1", "score": "C0"}
+    for ax, arm in zip(axes, colors):
+        plot_training(ax, figures["training"], "t1", "first answer", {arm: "C7"})
+        plot_training(ax, figures["training"], "t2", "second answer", {arm: colors[arm]})
+        ax.set(title=plain_title(arm), xlabel="updates", ylabel="accuracy, %", ylim=(60, 100))
+    plot_training(axes[2], figures["training"], "changed", "{}", colors)
+    axes[2].set(title="second answer differs from the first", xlabel="updates", ylabel="%")
 
 
 def draw_repairs(axes, figures: dict) -> None:
@@ -269,30 +184,21 @@ def draw_edits(axes, figures: dict) -> None:
 def draw_attempts(axes, figures: dict) -> None:
     """Fig. 8, and Fig. 1, right: means over seeds."""
     for arm, by_seed in figures["ten attempts"].items():
-        means = torch.tensor(list(by_seed.values())).mean(0)  # (10,)
+        means = [statistics.fmean(accuracies) for accuracies in zip(*by_seed.values())]
         axes[0].plot(range(1, 11), means, label=plain_title(arm))
     axes[0].set(title="Fig. 8", xlabel="attempt", ylabel="accuracy, %")
     for arm, by_seed in figures["votes"].items():
-        drawn = [2 * int(k) for k in next(iter(by_seed.values()))]
-        accuracies = torch.tensor([list(by_k.values()) for by_k in by_seed.values()]).mean(0)  # (K's, 2)
-        axes[1].plot(drawn, accuracies[:, 0], "--", label=f"{plain_title(arm)}: 2K in parallel")
-        axes[1].plot(drawn, accuracies[:, 1], "-", label=f"{plain_title(arm)}: K, each corrected")
+        for i, label, style in ((0, "2K in parallel", "--"), (1, "K, each corrected", "-")):
+            drawn = [2 * int(k) for k in next(iter(by_seed.values()))]
+            curves = [[both[i] for both in by_k.values()] for by_k in by_seed.values()]
+            means = [statistics.fmean(accuracies) for accuracies in zip(*curves)]
+            axes[1].plot(drawn, means, style, label=f"{plain_title(arm)}: {label}")
     axes[1].set_xscale("log", base=2)
     axes[1].set(title="Fig. 1, right", xlabel="answers drawn", ylabel="vote's accuracy, %")
 
 
-def draw_variance(axes, figures: dict) -> None:
-    """One bar per baseline and α, on a log scale: α = 10 has some thirty times the variance of α = 1."""
-    for i, (name, value) in enumerate(figures.get("gradient variance", {}).items()):
-        axes[0].barh(i, value, label=name)
-    axes[0].set(title="variance of the second turn's gradient", xlabel="trace of the covariance")
-    axes[0].set(xscale="log", yticks=[])
-
-
-FIGURES = {  # name -> drawing function, number of panels
-    "training": (draw_training, 2), "repairs": (draw_repairs, 2), "gamma": (draw_gamma, 1), "edits": (draw_edits, 1),
-    "attempts": (draw_attempts, 2), "variance": (draw_variance, 1),
-}  # fmt: skip
+# name -> drawing function, number of panels
+FIGURES = {"training": (draw_training, 3), "repairs": (draw_repairs, 2), "edits": (draw_edits, 1), "attempts": (draw_attempts, 2)}
 
 
 def draw(figures: dict, folder: Path) -> None:

@@ -30,10 +30,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "results")]
 import data  # noqa: E402
 import evaluate  # noqa: E402
 import report  # noqa: E402
-import score  # noqa: E402
 import train  # noqa: E402
-from arms import ARMS, BASES, TABLES  # noqa: E402
-from model import UserError, load_checkpoint, load_model, write_file  # noqa: E402
+from arms import ARMS, BASES, MOST_SEEDS, TABLES  # noqa: E402
+from model import UserError, load_model, write_file  # noqa: E402
 
 
 # ------------------------------------------------------------------ the runs
@@ -60,7 +59,7 @@ def arms_and_seeds(args) -> list[tuple[str, int]]:
     """Return the rows of the tables, a whole seed before the next: an interruption leaves a comparison."""
     rows = []
     for seed in range(args.seeds):
-        rows += [(name, seed) for name in args.arms if seed < args.other_seeds or name in TABLES["main"]]
+        rows += [(name, seed) for name in args.arms if seed < args.other_seeds or name in MOST_SEEDS]
     return rows
 
 
@@ -159,19 +158,14 @@ def open_checkpoint(path: Path):
 
 
 def measure(path: Path, turns: int, split: str, n: int) -> dict:
-    """Return metrics; outcomes, one digit r1 + 2·r2 per problem; edit ratios; budget.
-
-    The last of `turns` answers counts as the second.
-    """
+    """Return metrics and edit ratios. The last of `turns` answers counts as the second."""
     policy, task = open_checkpoint(path)
     dialogues = evaluate.evaluate(policy, task, task.problems(split, n), turns=turns)
     for d in dialogues:
         for key in ("answers", "right", "ended"):
             d[key] = [d[key][0], d[key][-1]]
-    outcomes = [str(d["right"][0] + 2 * d["right"][1]) for d in dialogues]
-    ratios = [edit_ratio(*d["answers"]) for d in dialogues]
     metrics = dataclasses.asdict(evaluate.metrics(dialogues))
-    return {"metrics": metrics, "outcomes": "".join(outcomes), "ratios": ratios, "budget": budget(path)}
+    return {"metrics": metrics, "ratios": [edit_ratio(*d["answers"]) for d in dialogues]}
 
 
 def edit_ratio(a: str, b: str) -> float:
@@ -182,20 +176,6 @@ def edit_ratio(a: str, b: str) -> float:
         for j, y in enumerate(b, 1):
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
     return row[-1] / max(len(a) + len(b), 1)
-
-
-def budget(path: Path) -> list[int]:
-    """Return [answers drawn for training, updates made] of all RL or fine-tuning stages that led to this checkpoint."""
-    state = load_checkpoint(path)
-    s, answers, updates = state["settings"], 0, 0
-    for stage in range(1, state["stage"] + 1):
-        answers += s[f"stage{stage}_steps"] * s["problems"] * s["attempts"] * s["siblings"] * 2
-        updates += len(evaluate.read_log(path.with_name(f"stage{stage}.jsonl")))
-    if s.get("start"):  # a run beside this one, wherever both are now
-        start = Path(s["start"])
-        before = budget(path.parent.parent / start.parent.name / start.name)
-        answers, updates = answers + before[0], updates + before[1]
-    return [answers, updates]
 
 
 # ------------------------------------------------------------------ data of the figures
@@ -216,14 +196,11 @@ def figure_data(folder: Path, found: dict, args) -> dict:
             figures["ten attempts"].setdefault(arm, {})[seed] = evaluate.metrics(ten).accuracy
             votes = vote_curve(policy, task, task.problems(args.split, args.n // 4), int(seed))
             figures["votes"].setdefault(arm, {})[seed] = votes
-    stage1 = folder / "score-0" / "stage1.pt"
-    if stage1.exists():
-        figures["gradient variance"] = gradient_variance(*open_checkpoint(stage1))
     return figures
 
 
 def curves(folder: Path) -> dict:
-    """Fig. 5, 6, 9: return the held-out metrics over training, from the logs. Run -> list of points.
+    """Fig. 5, 6: return the held-out metrics over training, from the logs. Run -> list of points; the first is the base's.
 
     repairs is Accuracy@t2 on first answers of the base model, which stay the same over training.
     """
@@ -234,13 +211,19 @@ def curves(folder: Path) -> dict:
             log = evaluate.read_log(run / f"stage{stage}.jsonl")
             for line in log:
                 if "held_out" in line:
-                    m, step = line["held_out"], steps_before + line["step"] + 1
-                    accuracies = {"t1": m["t1"], "t2": m["t2"], "repairs": line["repairs_base"]}
-                    points.append({"step": step, "changed": 100 - m["same"]} | accuracies)
+                    points.append(curve_point(steps_before + line["step"] + 1, line["held_out"], line["repairs_base"]))
             steps_before += len(log)
         if points:
-            found[run.name] = points
+            arm, _, seed = run.name.rpartition("-")
+            base = next(iter((folder / f"{BASES[ARMS[arm].task]}-{seed}").glob("stage0.val*.json")))
+            metrics = json.loads(base.read_text(encoding="utf-8"))["metrics"]
+            found[run.name] = [curve_point(0, metrics, metrics["t2"]), *points]
     return found
+
+
+def curve_point(step: int, m: dict, repairs: float) -> dict:
+    """Return one point of a curve, from the metrics of `train.held_out`."""
+    return {"step": step, "t1": m["t1"], "t2": m["t2"], "changed": 100 - m["same"], "repairs": repairs}
 
 
 VOTES = (1, 2, 4, 8, 16)
@@ -271,33 +254,6 @@ def vote_accuracy(task, problem, answers: list[str], size: int) -> float:
     groups = [answers[at : at + size] for at in range(0, len(answers), size)]
     winners = [Counter(group).most_common(1)[0][0] for group in groups]
     return sum(task.rewards([problem] * len(winners), winners)) / len(winners)
-
-
-def gradient_variance(policy, task, batches: int = 32) -> dict:
-    """Ours: the variance of the second turn's gradient under each baseline, at α = 1 and 10.
-
-    It is the trace of the covariance of one batch's gradient, 64 dialogues of 8 problems, over `batches` batches.
-    """
-    found = {}
-    for alpha in (1.0, 10.0):
-        for baseline in ("none", "problem", "siblings", "first"):
-            M = 2 if baseline == "siblings" else 1
-            s = train.Settings(problems=8, attempts=8 // M, siblings=M, baseline=baseline, alpha=alpha, device="cpu")
-            gradients = torch.stack([second_turn_gradient(s, policy, task, step) for step in range(batches)])
-            found[f"{baseline}, α = {alpha:.0f}"] = gradients.var(0).sum().item()
-    return found
-
-
-def second_turn_gradient(s: train.Settings, policy, task, step: int) -> torch.Tensor:
-    """Return the gradient of Stage II's loss of the second answers, without the KL, as one vector."""
-    problems, sampling = train.draw_problems(s, task, 2, step)
-    batch = evaluate.sample_and_judge(policy, task, problems, K=s.attempts, M=s.siblings, **sampling)
-    drawn, r = batch.rollouts, batch.rewards
-    A = score.advantages(score.stage2_returns(r, s.alpha), r, (s.problems, s.attempts, s.siblings), s.baseline, s.alpha)
-    turn = drawn.turn * (drawn.turn == 2)
-    logp, kl, _ = score.answer_stats(policy, None, drawn.ids, turn)
-    loss = score.stage2_loss(logp, kl, turn, A, 0.0, [1, len(A)])
-    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(policy.parameters()))]).double()
 
 
 # ------------------------------------------------------------------ command line
@@ -340,7 +296,7 @@ def parse(argv=None) -> argparse.Namespace:
     count = {"type": int, "choices": range(1, 1000), "metavar": "N"}
     parser.add_argument("folder", help="folder of the runs")
     parser.add_argument("--arms", help="which arms, or one table: " + ", ".join(TABLES))
-    parser.add_argument("--seeds", type=int, default=5, choices=range(1, 11), help="of the main table (default: 5)")
+    parser.add_argument("--seeds", type=int, default=5, choices=range(1, 11), help="of base, naive RL and SCoRe (default: 5)")
     parser.add_argument("--other_seeds", default=3, help="seeds of the other arms (default: 3)", **count)
     parser.add_argument("--workers", default=os.cpu_count() or 1, help="runs at a time (default: the cores)", **count)
     parser.add_argument("--quick", action="store_true", help="one seed, a tenth of the steps, validation split")

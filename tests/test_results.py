@@ -266,29 +266,14 @@ def test_a_stop_sends_one_sigterm_to_each_run_and_waits_for_its_checkpoint(tmp_p
 # ------------------------------------------------------------------ measurements
 
 
-def test_budget_counts_the_stages_that_led_to_a_checkpoint(tmp_path):
-    """Answers that were drawn, also for what it starts from, wherever that was then; updates that were made."""
-    sizes = {"stage1_steps": 5, "stage2_steps": 7, "problems": 4, "attempts": 2}
-    old = checkpoint(tmp_path / "score-0" / "stage1.pt", 1, **sizes)
-    last = checkpoint(tmp_path / "pairs-0" / "stage2.pt", 2, **sizes | {"stage1_steps": 0, "start": str(old)})
-    old.with_name("stage1.jsonl").write_text("{}\n" * 5)
-    old.with_name("stage2.jsonl").write_text("{}\n" * 7)  # Stage II of that run does not count
-    last.with_name("stage2.jsonl").write_text("{}\n" * 3)  # one epoch
-    (tmp_path / "new").mkdir()
-    for name in ("score-0", "pairs-0"):
-        (tmp_path / name).rename(tmp_path / "new" / name)
-    assert reproduce.budget(tmp_path / "new" / "score-0" / "stage1.pt") == [5 * 8 * 2, 5]
-    assert reproduce.budget(tmp_path / "new" / "pairs-0" / "stage2.pt") == [(5 + 7) * 8 * 2, 8]
-
-
 def test_the_last_of_three_answers_counts_as_the_second(tmp_path, monkeypatch):
-    """Self-Refine. An outcome is r1 + 2·r2: the comparison of arms reads nothing else."""
+    """Self-Refine."""
     same = {"prompt": "", "ended": [True, False, True]}
     dialogues = [same | {"answers": list("aab"), "right": [True, False, False]}]
     dialogues.append(same | {"answers": list("aba"), "right": [False, False, True]})
     monkeypatch.setattr(evaluate, "evaluate", lambda *args, turns: dialogues)
     found = reproduce.measure(checkpoint(tmp_path / "base" / "stage0.pt", 0), 3, "val", 2)
-    assert found["outcomes"] == "12" and found["ratios"] == [0.5, 0.0]
+    assert found["ratios"] == [0.5, 0.0] and found["metrics"]["fixed"] == found["metrics"]["spoiled"] == 50
     assert found["metrics"]["same"] == 50 and found["metrics"]["truncated"] == 0
 
 
@@ -304,12 +289,13 @@ def test_edit_ratio_and_votes_by_hand():
 
 def test_tables_and_figures_of_untrained_models(tmp_path, monkeypatch):
     """All that follows the runs: both JSON files, and the markers of the README."""
-    monkeypatch.setattr(reproduce.gradient_variance, "__defaults__", (2,))
     monkeypatch.setattr(reproduce, "VOTES", (1, 2))
     monkeypatch.setattr(report, "draw", lambda figures, folder: None)
     for name in ("base-0/stage0", "base-1/stage0", "score-0/stage1", "score-0/stage2", "score-1/stage2"):
         checkpoint(tmp_path / f"{name}.pt", int(name[-1]))
-    line = json.dumps({"step": 49, "held_out": {"t1": 1.0, "t2": 2.0, "same": 97.0}, "repairs_base": 3.0}) + "\n"
+    metrics = {"t1": 1.0, "t2": 2.0, "same": 97.0}
+    line = json.dumps({"step": 49, "held_out": metrics, "repairs_base": 3.0}) + "\n"
+    (tmp_path / "base-0" / "stage0.val9.json").write_text(json.dumps({"metrics": metrics | {"same": 100.0}}))
     (tmp_path / "score-0" / "stage1.jsonl").write_text('{"step": 0}\n' + line)
     (tmp_path / "score-0" / "stage2.jsonl").write_text(line)
     readme = tmp_path / "README.md"
@@ -323,80 +309,60 @@ def test_tables_and_figures_of_untrained_models(tmp_path, monkeypatch):
     assert readme.read_text() == f"before\n<!-- table main -->\n{table}\n<!-- end -->\nafter\n<!-- end -->\n"
     seeds = {arm: len(by_seed) for arm, by_seed in paper["arms"].items()}
     assert seeds == {"base": 2, "self-refine": 2, "score": 2}
-    assert [(p["step"], p["changed"]) for p in figures["training"]["score-0"]] == [(50, 3.0), (52, 3.0)]
+    assert [(p["step"], p["changed"]) for p in figures["training"]["score-0"]] == [(0, 0.0), (50, 3.0), (52, 3.0)]
     assert sum(figures["edit ratios"]["score"]) == 8 and len(figures["ten attempts"]["score"]["1"]) == 10
-    assert figures["votes"]["base"].keys() == {"0", "1"} and len(figures["gradient variance"]) == 8
+    assert figures["votes"]["base"].keys() == {"0", "1"}
 
 
 # ------------------------------------------------------------------ statistics, tables and figures
 
 
-def seeds_of(*outcomes, same=90.0):
-    """The data of an arm, from one string of outcomes (a digit r1 + 2·r2 per problem) for each seed."""
-    found = {}
-    for i, o in enumerate(outcomes):
-        counts = {digit: 100 * o.count(digit) / len(o) for digit in "123"}
-        m = {"t1": counts["1"] + counts["3"], "t2": counts["2"] + counts["3"], "delta": counts["2"] - counts["1"]}
-        m |= {"fixed": counts["2"], "spoiled": counts["1"], "delta_ci": 1.0, "same": same}
-        found[str(i)] = {"metrics": m, "outcomes": o, "budget": [1000, 8]}
-    return found
+def seeds_of(**metrics):
+    """The data of an arm: these metrics have one value per seed."""
+    others = dict(t1=50.0, t2=50.0, delta=0.0, spoiled=0.0, same=90.0)
+    return {str(i): {"metrics": others | dict(zip(metrics, values))} for i, values in enumerate(zip(*metrics.values()))}
 
 
-def test_intervals_and_paired_differences_by_hand():
-    """The mean and both half-widths by their definitions, problem by problem; only seeds that both have count."""
-    t = {3: 4.303, 5: 2.776}  # Student's t, from a textbook
+def test_intervals_and_the_number_of_seeds_by_hand():
+    t = {2: 12.706, 3: 4.303, 5: 2.776, 10: 2.262}  # Student's t, from a textbook
     for values in ([1.0, 2.0, 6.0], [1.0, 2.0, 6.0, 0.0, 3.0]):
         n, mean_ci = len(values), report.mean_ci(values)
         assert mean_ci == pytest.approx((sum(values) / n, t[n] * torch.tensor(values).std().item() / n**0.5))
-    a, b = ("0123" * 5, "2222" * 5, "3210" * 5, "3333" * 5), ("0000" * 5, "2121" * 5, "0211" * 5)
-    found = {"score": seeds_of(*a), "naive": seeds_of(*b)}
-    worth = {"t1": lambda d: 100 * (d % 2), "t2": lambda d: 100 * (d // 2), "delta": lambda d: 100 * (d // 2 - d % 2)}
-    for metric, value in worth.items():
-        gaps = torch.tensor([[value(int(x)) - value(int(y)) for x, y in zip(*pair)] for pair in zip(a, b)]).double()
-        over_seeds = t[3] * gaps.mean(1).std().item() / 3**0.5
-        over_problems = 1.96 * gaps.mean(0).std(correction=0).item() / 20**0.5
-        paired = report.paired(found, "score", "naive", metric)
-        assert paired == pytest.approx((gaps.mean().item(), over_seeds, over_problems))
+    values = [1.0, 2.0, 6.0]  # 3 ± 6.6; the interval of n seeds of that spread
+    spread = torch.tensor(values).std().item()
+    assert report.seeds_needed(values) == "6 seeds" and 2.571 * spread / 6**0.5 < 3 < 2.776 * spread / 5**0.5
+    assert report.seeds_needed([0.0, 1e-9, 9.0, -9.0]) == "more than 100 seeds" and report.seeds_needed([1.0]) == "more than one seed"
 
 
-def test_a_lead_is_found_only_if_seeds_and_problems_agree():
-    found = {"base": seeds_of(*["0" * 100] * 3), "star-d": seeds_of(*["2" + "0" * 99] * 3)}
-    found["single"] = seeds_of("1" * 100)
-    for arm, counts in (("score", (60, 62, 61)), ("pairs-d", (20, 30, 70))):
-        found[arm] = seeds_of(*["2" * n + "0" * (100 - n) for n in counts])
-    for best, arm, expected in (
-        ("score", "base", "found (+61.0 ± 2.5; ± "),
-        ("base", "score", "not found (-61.0 ± 2.5; ± "),
-        ("star-d", "base", "undecided (+1.0 ± 0.0; ± 2.0)"),  # one problem, in every seed
-        ("pairs-d", "base", "undecided (+40.0 ± 65.7; ± "),  # clear over problems, not over seeds
-        ("score", "single", "undecided (+60.0; ± "),  # one seed has no interval
-    ):
-        assert report.is_ahead(found, best, arm, "t2").startswith(expected), (best, arm)
+def test_differences_are_those_of_the_same_seed():
+    """Bug: the seeds of two arms are joined in the order in which they are found."""
+    found = {"score": seeds_of(delta=(1.0, 2.0, 6.0), same=(90.0, 80.0, 70.0)), "base": seeds_of(delta=(0.0, 5.0), same=(100.0, 60.0))}
+    found["base"] = dict(reversed(found["base"].items()))
+    assert report.differences(found, "score", "base", "delta") == [1.0, -3.0]
+    assert report.differences(found, "", "base", "delta") == [0.0, -5.0]
+    assert report.differences(found, "score", "", "changed") == [10.0, 20.0, 30.0]
 
 
-def test_claims_hold_do_not_hold_or_stay_undecided():
-    """Each verdict once, from seeds made for it."""
-    score = seeds_of(*["2" * n + "3" * 60 + "0" * (40 - n) for n in (20, 21, 22)], same=75.0)
-    found = {arm: seeds_of(*["3" * 60 + "0" * 40] * 3, same=100.0) for arm in ARMS} | {"score": score}
-    found["naive"] = seeds_of(*["2" * 20 + "3" * 60 + "0" * 20] * 3)
-    found["star-d"] = seeds_of(*["2" * 40 + "3" * 60] * 3, same=60.0)
-    found["no-shaping"] = seeds_of(*["2" * n + "3" * 58 + "0" * (42 - n) for n in (16, 18, 17)])
+def test_claims_hold_do_not_hold_stay_undecided_or_were_not_run():
+    """Each verdict once, from seeds made for it. The data of one seed decides nothing."""
+    found = {"base": seeds_of(delta=(-9.0, -8.0, -9.0), t1=(80.0, 80.0, 80.0), t2=(70.0, 70.0, 70.0), spoiled=(15.0, 15.0, 15.0))}
+    found["score"] = seeds_of(delta=(5.0, 6.0, 5.5), t1=(80.0, 79.0, 81.5), t2=(95.0, 96.0, 97.0), spoiled=(0.0, 0.1, 0.0))
+    found["naive"] = seeds_of(delta=(6.0, 7.0, 6.5), t2=(80.0, 99.0, 80.0), same=(100.0, 100.0, 100.0))
+    found["single"] = seeds_of(t2=(90.0,))
     votes = {"score": {str(i): {"1": [80.0, 82.0 + i], "2": [80.0, 80.0 + i - 1]} for i in range(3)}}
-    rows = [row.strip("| ").split(" | ") for row in report.claims_table(found, votes).splitlines()[2:]]
-    words, numbers = {row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}
+    rows = [row[2:].split(" | ") for row in report.claims_table(found, votes).splitlines()[2:]]
+    words = {row[0]: row[1] for row in rows}
     assert words.items() >= {
-        "base: Δ is not above 0": "holds",
-        "STaR, D: fewer changed answers than SCoRe": "does not hold",
-        "STaR, D: Δ below SCoRe's": "does not hold",
-        "Pair-SFT, D: Δ below SCoRe's": "holds",
-        "naive multi-turn RL: Δ below SCoRe's": "undecided",
-        "SCoRe: the highest Accuracy@t2 of all arms": "does not hold",
-        "SCoRe without shaping: lowers Δ or Accuracy@t2": "holds",
+        "the base model makes its answers worse: Δ below 0": "holds",
+        "SCoRe's Δ is above naive RL's": "does not hold",
+        "SCoRe's first answers are better than the base model's": "undecided: more than 100 seeds",
+        "SCoRe's Accuracy@t2 is above that of: naive multi-turn RL": "undecided: 8 seeds",  # 15, −3 and 17: 9.7 exceeds 2.365 · 11.0 / √8
+        "SCoRe's Accuracy@t2 is above that of: single-turn RL": "undecided: more than one seed",
+        "without Stage I Δ is lower": "not run",
         "K + K votes beat 2K, K = 1": "holds",
-        "K + K votes beat 2K, K = 2": "undecided",
-    }.items()
-    assert numbers["naive multi-turn RL: Δ below SCoRe's"] == "21.0 ± 2.5 against 20.0 ± 0.0; seed by seed +1.0 ± 2.5"
-    assert "t2 by 6.0, s.e. 0.6" in numbers["SCoRe without shaping: lowers Δ or Accuracy@t2"]
+        "K + K votes beat 2K, K = 2": "undecided: more than 100 seeds",
+    }.items(), words
+    assert {row[0]: row[2] for row in rows}["SCoRe's Δ is above naive RL's"] == "-1.0 ± 0.0 (-1.0, -1.0, -1.0) |"
 
 
 @pytest.mark.parametrize("path", ["README.md", "results/README.md"])
