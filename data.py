@@ -114,7 +114,7 @@ def encode_dialogue(task: Task, prompt: str, answers: list[str]) -> tuple[list[i
 
 STEPS, TOP = 3, 49  # steps per problem; all values are in 0..TOP
 SMALL, LARGE, LARGE_SHARE = range(1, 10), range(10, 30), 0.1  # sizes of a step; how often it is a large one
-RIGHT, REPEAT, SPREAD = 0.7, 0.7, 9  # the corpus: see `draw_answers`
+RIGHT, SPREAD, DOUBT, REPEAT = 0.8, 9, 0.8, 0.8  # the corpus: see `draw_answers`
 STEP = r"[+-]\d\d?"  # a step, written
 
 
@@ -171,7 +171,7 @@ def draw_position(rng: random.Random) -> Problem | None:
     """Draw a problem; None if its values leave 0..TOP.
 
     Large steps are rare, so the model has hardly learned them when it is already sure of the small ones.
-    This matters. If all problems are equally hard, a base model that solves 83 % of them is unsure of every one, and
+    This matters. If all problems are equally hard, a base model that solves most of them is unsure of every one, and
     each update of Stage I and II flips some of its best guesses (results/README.md).
     """
     sizes = [LARGE if rng.random() < LARGE_SHARE else SMALL for _ in range(STEPS)]
@@ -187,21 +187,26 @@ def position_dialogue(problem: Problem, rng: random.Random) -> tuple[str, str]:
 
 
 def draw_answers(good: int, answer: Callable[[int], str | None], rng: random.Random) -> tuple[str, str]:
-    """Draw two answers: the attempts answer(number), of which answer(good) is right.
+    """Draw two answers for the corpus of stage 0: the attempts answer(number), of which answer(good) is right.
 
-    An attempt takes the right number with probability RIGHT, else a number up to SPREAD away. Its arithmetic is right,
-    so the number after `;` is correct even in a wrong answer. The second answer repeats the first with probability REPEAT,
-    else it is a fresh attempt, *whether or not the first was right*. So the base model can answer again, and does not
-    know when it should.
+    A first attempt, and a fresh one, takes the right number with probability RIGHT, else one up to SPREAD away. Its
+    arithmetic is right, so the number after `;` is correct even in a wrong answer.
+    A second answer does not depend on whether the first was right. People doubt round numbers, which look guessed: if the
+    first number is a multiple of five, they take the next such number with probability DOUBT. Otherwise they repeat their
+    answer with probability REPEAT, or make a fresh attempt. So the base model spoils right answers, as the paper's do, and
+    corrects wrong ones only by luck: it does not know when it should change an answer.
     """
-    numbers = [n for n in range(good - SPREAD, good + SPREAD + 1) if n != good]
-    wrong = [text for text in map(answer, numbers) if text]
+    wrong = [n for n in range(good - SPREAD, good + SPREAD + 1) if n != good and answer(n)]
 
-    def attempt():
-        return answer(good) if rng.random() < RIGHT or not wrong else rng.choice(wrong)
+    def attempt() -> int:
+        return good if rng.random() < RIGHT or not wrong else rng.choice(wrong)
 
     first = attempt()
-    return first, first if rng.random() < REPEAT else attempt()
+    if first % 5 == 0 and rng.random() < DOUBT and answer(first + 5):
+        second = first + 5
+    else:
+        second = first if rng.random() < REPEAT else attempt()
+    return answer(first), answer(second)
 
 
 # ------------------------------------------------------------------ the task "code"

@@ -70,8 +70,8 @@ class Settings:
     # stage 0: the laptop's base model
     n_layer: int = setting(3, "blocks of the laptop model", "012")
     n_embd: int = setting(96, "width of the laptop model, a multiple of 8", "012")
-    base_steps: int = setting(3000, "stage 0: largest number of supervised steps", "012")
-    base_until: float = setting(0.83, "stage 0 ends when this share of its greedy answers to training problems is right", "012")
+    base_steps: int = setting(2500, "stage 0: largest number of supervised steps", "012")
+    base_until: float = setting(0.75, "stage 0 cools down, and ends, when this share of its greedy answers to training problems is right", "012")
     # Stage I and Stage II
     stage1_steps: int = setting(300, "Stage I: steps; 0: no Stage I", "12")
     stage2_steps: int = setting(500, "Stage II: steps", "2")
@@ -200,6 +200,7 @@ def laptop_config(s: Settings, task) -> GPTConfig:
 
 
 BASE_BATCH, BASE_LR = 64, 0.015  # dialogues per step; peak learning rate of Muon, AdamW takes a fifth
+COOL_DOWN = 250  # last steps, in which the learning rate falls to 0
 
 
 def base_batch(s: Settings, task, step: int):
@@ -238,8 +239,8 @@ def train_base(s: Settings, task, folder: Path) -> dict:
         average.load_state_dict(record.resume("model", None))
         for name, optimizer in optimizers.items():
             optimizer.load_state_dict(record.resume(name, None))
-    done = record.resume("done", False)
-    for step in record.range() if not done else ():
+    end = record.resume("end", s.base_steps)
+    for step in record.range() if record.first < end else ():
         # 1. The supervised loss of this process's dialogues, divided by the answer tokens of all.
         ids, turn, count = base_batch(s, task, step)
         loss = 0.0
@@ -249,20 +250,23 @@ def train_base(s: Settings, task, folder: Path) -> dict:
             loss += part.item()
         sum_gradients(model)
         norm = clip_gradient(model)
-        # 2. Update: 50 steps of warm-up, a constant rate, a linear decay over the last 60 %.
+        # 2. Update: 50 steps of warm-up, a constant rate, a linear decay over the last 60 %, and the cool-down.
         if record.is_finite(step, norm):
+            share = min(1.0, (step + 1) / 50, (1 - step / s.base_steps) / 0.6, (end - step) / COOL_DOWN)
             for name, optimizer in optimizers.items():
-                optimizer.param_groups[0]["lr"] = peaks[name] * min(1.0, (step + 1) / 50, (1 - step / s.base_steps) / 0.6)
+                optimizer.param_groups[0]["lr"] = peaks[name] * share
                 optimizer.step()
             update_average(average, model, step, s.average or 0.98)
         model.zero_grad()
         # 3. Measure, log, save.
         if (step + 1) % 50 == 0:
             right = greedy_accuracy(s, task, average, step)
+            if right >= s.base_until:
+                end = min(end, step + 1 + COOL_DOWN)
         record.log(step, {"loss": all_sum({"loss": loss})["loss"], "tokens": count, "right": right, "grad_norm": norm})
-        done = right >= s.base_until
+        done = step + 1 == end
         if record.due(step, done):
-            state = {"policy": model.state_dict(), "model": average.state_dict(), "right": right}
+            state = {"policy": model.state_dict(), "model": average.state_dict(), "right": right, "end": end}
             state |= {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
             record.save(step, state | {"config": dataclasses.asdict(model.config)}, done)
         if done:
@@ -274,8 +278,8 @@ def train_base(s: Settings, task, folder: Path) -> dict:
 def greedy_accuracy(s: Settings, task, model: GPT, step: int, n: int = 512) -> float:
     """Return the share of n training problems that the model answers rightly at temperature 0, in one answer.
 
-    Seeds learn the arithmetic at different speeds, and Stage I and II need a base model that errs sometimes: stage 0 ends at
-    an accuracy, not after a number of steps.
+    Seeds learn the arithmetic at different speeds, and Stage I and II need a base model that errs sometimes: stage 0 cools
+    down from an accuracy on, not after a number of steps.
     """
     problems = task.problems("train", n, random.Random(f"accuracy, {s.seed}, {step}"))[rank() :: world_size()]
     batch = evaluate.sample_and_judge(model, task, problems, turns=1, temperature=0.0)
