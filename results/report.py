@@ -165,7 +165,10 @@ def draw_training(axes, figures: dict) -> None:
 def draw_repairs(axes, figures: dict) -> None:
     """Fig. 5: correcting the base model's first answers, which stay the same, and one's own."""
     logged = {name: points for name, points in figures["training"].items() if points[0]["repairs"] is not None}
-    for ax, arm, title in zip(axes, ("pairs-d", "score"), ("Fig. 5: Pair-SFT", "SCoRe")):
+    for ax, arm, title in zip(axes, ("score", "pairs-d"), ("Fig. 5: SCoRe", "Fig. 5: Pair-SFT")):
+        if not any(name.startswith(f"{arm}-") for name in logged):
+            ax.set_axis_off()
+            continue
         plot_training(ax, logged, "repairs", "on the base's first answers", {arm: "C0"})
         plot_training(ax, logged, "t2", "on its own", {arm: "C1"})
         ax.set(title=title, xlabel="updates", ylabel="Accuracy@t2, %")

@@ -263,7 +263,8 @@ def fill(path: Path, tables: dict[str, str]) -> None:
     """Put each table between its markers in a Markdown file: <!-- table NAME --> … <!-- end -->."""
     text = path.read_text(encoding="utf-8")
     for name, rows in tables.items():
-        text = re.sub(f"(?<=<!-- table {name} -->\n).*?(?=<!-- end -->)", rows + "\n", text, flags=re.DOTALL)
+        marked = f"(<!-- table {name} -->\n).*?(<!-- end -->)"
+        text = re.sub(marked, lambda match: f"{match[1]}{rows}\n{match[2]}", text, flags=re.DOTALL)
     write_file(path, text.encode())
 
 
