@@ -19,7 +19,7 @@ objective, and the earlier turn is fixed in it.
   4. The gradient's variance can rise all the same: it weighs A2² by |∇ log π(y2|x2)|². A baseline gives wrong second
      answers a negative advantage, and once most answers are right, wrong ones are improbable and have large gradients.
 tests/test_exact_gradient.py proves 1 to 3 by enumeration and shows a policy for 4. On the laptop `none` is the default:
-with each of three seeds both Δ and Accuracy@t2 ended higher (results/README.md). Turn 1 keeps its leave-one-out baseline.
+on an earlier corpus both Δ and Accuracy@t2 ended higher with each of three seeds (results/earlier.md). Turn 1 keeps its leave-one-out baseline.
 
 The paper is silent on the baseline, on the estimator of the KL, and on means over tokens or sequences. Ours: leave-one-out
 baselines, the exact KL of each next-token distribution, sums over the tokens of an answer (log π(y|x) is a sum), means over

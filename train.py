@@ -71,7 +71,7 @@ class Settings:
     n_layer: int = setting(3, "blocks of the laptop model", "012")
     n_embd: int = setting(96, "width of the laptop model, a multiple of 8", "012")
     base_steps: int = setting(2500, "stage 0: largest number of supervised steps", "012")
-    base_until: float = setting(0.75, "stage 0 cools down, and ends, when this share of its greedy answers to training problems is right", "012")
+    base_until: float = setting(0.75, "stage 0 ends 250 steps after this share of its greedy answers to training problems is right", "012")
     # Stage I and Stage II
     stage1_steps: int = setting(300, "Stage I: steps; 0: no Stage I", "12")
     stage2_steps: int = setting(500, "Stage II: steps", "2")
@@ -106,7 +106,7 @@ class Settings:
 # The code task spends a third of a step in the sandbox.
 CODE = dict(stage2_steps=300)
 # The paper's settings (Table 5). It gives no split of the steps between the stages, no warm-up, no lengths and no baseline;
-# that of the laptop task is only measured there (results/README.md).
+# that of the laptop task is only measured there (results/earlier.md).
 PAPER_MATH = dict(
     problems=64, attempts=8, alpha=10.0, beta2=0.1, baseline="first", stage1_steps=1500, stage2_steps=1500, stage1_lr=5e-6, stage2_lr=5e-6,
     average=0.0, micro_batch=4, sample_batch=256,
@@ -200,7 +200,7 @@ def laptop_config(s: Settings, task) -> GPTConfig:
 
 
 BASE_BATCH, BASE_LR = 64, 0.015  # dialogues per step; peak learning rate of Muon, AdamW takes a fifth
-COOL_DOWN = 250  # last steps, in which the learning rate falls to 0
+COOL_DOWN = 250  # steps from `base_until` to the end of stage 0, in which the learning rate falls to 0
 
 
 def base_batch(s: Settings, task, step: int):

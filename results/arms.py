@@ -22,7 +22,7 @@ FROM_BASE = "--stage 2 --stage1_steps 0 --stage2_steps {all}"
 FROM_STAGE1 = "--stage 2 --stage1_steps 0 --stage2_steps {two}"
 HALF = "--stage 2 --stage1_steps {half_one} --stage2_steps {half_two}"
 STAR, PAIRS = "--method star --stage2_steps {all}", "--method pairs --stage2_steps {all}"
-ON_D = " --stage2_lr 5e-6"  # D imitates second answers only: a higher rate loses the first ones (results/README.md)
+ON_D = " --stage2_lr 5e-6"  # D imitates second answers only: a higher rate loses the first ones (results/earlier.md)
 CURVE = " --eval_every 50"  # steps between the points of Fig. 5, 6 and 9
 ARMS = {
     "base": Arm("base, prompted twice", None, (52.6, 41.4, -11.2, 4.6, 15.8)),

@@ -26,7 +26,7 @@ def mean_ci(values: list[float]) -> tuple[float, float]:
 def seeds_needed(values: list[float]) -> str:
     """Return how many seeds of this mean and spread would have an interval that excludes 0."""
     mean, spread = abs(statistics.fmean(values)), statistics.stdev(values) if len(values) > 1 else float("nan")
-    for n, t in enumerate((*T975, *[2.2] * 90), 2):  # 2.2: a little more than the quantiles for 10 degrees and more
+    for n, t in enumerate((*T975, *[2.23] * 90), 2):  # 2.23: the quantile for 10 degrees; those for more are smaller
         if t * spread / n**0.5 < mean:
             return f"{n} seeds"
     return "more than 100 seeds" if len(values) > 1 else "more than one seed"
