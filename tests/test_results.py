@@ -349,6 +349,7 @@ def test_claims_hold_do_not_hold_stay_undecided_or_were_not_run():
     found["score"] = seeds_of(delta=(5.0, 6.0, 5.5), t1=(80.0, 79.0, 81.5), t2=(95.0, 96.0, 97.0), spoiled=(0.0, 0.1, 0.0))
     found["naive"] = seeds_of(delta=(6.0, 7.0, 6.5), t2=(80.0, 99.0, 80.0), same=(100.0, 100.0, 100.0))
     found["single"] = seeds_of(t2=(90.0,))
+    found["star-d"] = found["star-d+"] = seeds_of(t2=(90.0, 91.0, 90.0))
     votes = {"score": {str(i): {"1": [80.0, 82.0 + i], "2": [80.0, 80.0 + i - 1]} for i in range(3)}}
     rows = [row[2:].split(" | ") for row in report.claims_table(found, votes).splitlines()[2:]]
     words = {row[0]: row[1] for row in rows}
@@ -358,6 +359,7 @@ def test_claims_hold_do_not_hold_stay_undecided_or_were_not_run():
         "SCoRe's first answers are better than the base model's": "undecided: more than 100 seeds",
         "SCoRe's Accuracy@t2 is above that of: naive multi-turn RL": "undecided: 8 seeds",  # 15, −3 and 17: 9.7 exceeds 2.365 · 11.0 / √8
         "SCoRe's Accuracy@t2 is above that of: single-turn RL": "undecided: more than one seed",
+        "STaR on D spoils more than STaR on D⁺": "no difference",
         "without Stage I Δ is lower": "not run",
         "K + K votes beat 2K, K = 1": "holds",
         "K + K votes beat 2K, K = 2": "undecided: more than 100 seeds",

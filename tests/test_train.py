@@ -179,25 +179,24 @@ def dialogues(s, policy):
 
 def test_stage0_cools_down_from_a_level_on_also_when_it_is_resumed_there(tmp_path, monkeypatch):
     """A run that was killed between the last checkpoint and stage0.pt trained the base model beyond its level."""
-    s = settings(tmp_path, "--base_steps", 120, "--save_every", 5, "--base_until", 0.5)
-    levels, rates, step = iter([0.4, 0.5]), [], torch.optim.AdamW.step
+    s = settings(tmp_path, "--base_steps", 300, "--save_every", 5, "--base_until", 0.5)
+    levels, rates, step = iter([0.4, 0.5, 0.9]), [], torch.optim.AdamW.step
     monkeypatch.setattr(train, "greedy_accuracy", lambda *_: next(levels))
     monkeypatch.setattr(train, "BASE_BATCH", 4)
-    monkeypatch.setattr(train, "COOL_DOWN", 10)
+    monkeypatch.setattr(train, "COOL_DOWN", 60)  # the level is measured again in it, and must not extend it
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: rates.append(self.param_groups[0]["lr"]) or step(self))
     left = train.train_base(s, TASK, tmp_path)
     log = log_of(tmp_path / "stage0.jsonl")
-    assert [line["right"] for line in log[48:51]] == [0.0, 0.4, 0.4] and len(log) == 110
+    assert [line["right"] for line in log[48:51]] == [0.0, 0.4, 0.4] and len(log) == 160
     shares = torch.tensor(rates) / (train.BASE_LR / 5)
-    assert shares[[0, 71]].tolist() == pytest.approx([0.02, (1 - 71 / 120) / 0.6])
-    cool = [min((10 - i) / 10, (1 - (100 + i) / 120) / 0.6) for i in range(10)]
-    assert shares[100:].tolist() == pytest.approx(cool) and cool[9] == 0.1
+    assert shares[[0, 99]].tolist() == pytest.approx([0.02, 1])
+    assert shares[100:].tolist() == pytest.approx([(60 - i) / 60 for i in range(60)])
     assert same(left, train.train_base(s, TASK, tmp_path)) and log_of(tmp_path / "stage0.jsonl") == log
     state = load_checkpoint(tmp_path / "stage0.partial.pt")
     assert same(left, state["model"]) and not same(left, state["policy"]), "the stage leaves the moving average"
-    assert load_checkpoint(tmp_path / "stage0.partial.previous.pt")["step"] == 105
+    assert load_checkpoint(tmp_path / "stage0.partial.previous.pt")["step"] == 155
     (tmp_path / "stage0.partial.previous.pt").replace(tmp_path / "stage0.partial.pt")  # killed in the cool-down
-    assert same(left, train.train_base(s, TASK, tmp_path)) and len(log_of(tmp_path / "stage0.jsonl")) == 110
+    assert same(left, train.train_base(s, TASK, tmp_path)) and len(log_of(tmp_path / "stage0.jsonl")) == 160
 
 
 def test_the_level_of_stage0_is_the_accuracy_of_the_tables(monkeypatch):
